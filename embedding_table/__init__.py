@@ -1,0 +1,1 @@
+"""Id -> row: the index, the rows, their widths and the kernels that read and train them."""

@@ -1,0 +1,56 @@
+"""The one decorator that compiles kernels: numba, without the interpreter lock, cached on disk.
+
+Knows nothing of what a kernel computes. Invariant: a cached binary is never older than any kernel source of this
+distribution. numba's own cache looks at the file of the decorated function alone, so a kernel that inlines another
+file's kernel would go on running its old code after an update; here the cache folder is named by a digest of all
+sources that may hold kernels, so a change anywhere starts a new folder.
+"""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+
+__all__ = ["fast_kernel", "kernel"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_KERNEL_PACKAGES = ("model_contract", "embedding_table", "feature_admission", "stream_trainer", "serving")
+
+
+def _sources_digest(root: Path) -> str:
+    digest = hashlib.sha256(numba.__version__.encode())
+    for package in _KERNEL_PACKAGES:
+        for path in sorted((root / package).glob("*.py")):
+            source = path.read_bytes()
+            if b"kernel" in source:
+                digest.update(path.name.encode() + b"\0" + source)
+    return digest.hexdigest()[:16]
+
+
+def _use_cache_folder(root: Path) -> None:
+    if numba.config.CACHE_DIR:  # the person running it chose a folder with NUMBA_CACHE_DIR
+        base = Path(numba.config.CACHE_DIR)
+    else:
+        base = root / "model_contract" / "__pycache__"
+    numba.config.CACHE_DIR = str(base / f"kernels-{_sources_digest(root)}")
+
+
+_use_cache_folder(Path(__file__).resolve().parent.parent)
+
+
+def kernel(function: F) -> F:
+    """Compiles `function` with numba on first call: nopython, GIL released, IEEE arithmetic, cached on disk."""
+    return numba.njit(nogil=True, cache=True)(function)  # type: ignore[no-any-return]
+
+
+def fast_kernel(function: F) -> F:
+    """As `kernel`, with sums free to be reordered and multiply-adds fused, so that loops over floats vectorise.
+
+    NaN and infinity keep their meaning. The result is the same at every run of one binary, but not the strict
+    left-to-right sum: use it where trainer and server run this very kernel or where a tolerance is stated.
+    """
+    options = {"reassoc", "contract", "nsz", "arcp"}
+    return numba.njit(nogil=True, cache=True, fastmath=options)(function)  # type: ignore[no-any-return]

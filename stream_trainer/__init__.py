@@ -1,0 +1,1 @@
+"""Kafka -> trained rows -> increments."""
