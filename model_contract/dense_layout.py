@@ -1,0 +1,129 @@
+"""Where every dense parameter lies in one flat vector, and what it starts as.
+
+Knows no optimizer and no arithmetic of the network. Invariant: names and order follow from the schema alone (bottom
+layers, then top layers, weight before bias, weight as (out, in) in C order), so that trainer, increment and server
+cut the same vector in the same places.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_contract.errors import SchemaError
+from model_contract.increment import DenseTensor
+from model_contract.schema import ModelSchema
+
+__all__ = ["DenseEntry", "DenseLayout", "LinearEntry"]
+
+
+@dataclass(frozen=True, slots=True)
+class DenseEntry:
+    """One parameter: `flat[offset : offset + prod(shape)]` in C order."""
+
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return int(np.prod(self.shape))
+
+
+@dataclass(frozen=True, slots=True)
+class LinearEntry:
+    """One linear layer y = x W^T + b, W (outputs, inputs): where its two parameters start in the flat vector."""
+
+    inputs: int
+    outputs: int
+    weight_offset: int
+    bias_offset: int
+
+
+class DenseLayout:
+    """The dense parameters of a schema's DLRM.
+
+    Attributes:
+        bottom: layers from the n dense features to D; empty when the schema has no dense feature.
+        top: layers from the interaction to one logit.
+        entries: every parameter in the order of the flat vector.
+        size: P, values in the flat vector.
+        vectors: vectors that interact with each other: F, and one more when there is a bottom MLP.
+        interaction_width: inputs of the first top layer: one per pair of vectors, and D more when there is a bottom.
+    """
+
+    def __init__(self, schema: ModelSchema) -> None:
+        inputs = len(schema.dense)
+        self.vectors = len(schema.sparse) + (1 if inputs else 0)
+        self.interaction_width = self.vectors * (self.vectors - 1) // 2 + (schema.dim if inputs else 0)
+        if self.interaction_width == 0:
+            detail = "the dot interaction needs at least two slots, or one slot and a dense feature"
+            raise SchemaError(detail)
+        bottom_widths = (inputs, *schema.bottom, schema.dim) if inputs else ()
+        top_widths = (self.interaction_width, *schema.top, 1)
+        self._entries: list[DenseEntry] = []
+        self._size = 0
+        self.bottom = self._stack("bottom", bottom_widths)
+        self.top = self._stack("top", top_widths)
+        self.entries = tuple(self._entries)
+        self.size = self._size
+
+    def _stack(self, name: str, widths: Sequence[int]) -> tuple[LinearEntry, ...]:
+        layers = []
+        for index, (inputs, outputs) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            weight = self._append(f"{name}.{index}.weight", (outputs, inputs))
+            bias = self._append(f"{name}.{index}.bias", (outputs,))
+            layers.append(LinearEntry(inputs, outputs, weight, bias))
+        return tuple(layers)
+
+    def _append(self, name: str, shape: tuple[int, ...]) -> int:
+        entry = DenseEntry(name, shape, self._size)
+        self._entries.append(entry)
+        self._size += entry.size
+        return entry.offset
+
+    def split(self, flat: NDArray[np.float32]) -> tuple[DenseTensor, ...]:
+        """Cuts the flat vector into named tensors, as views.
+
+        Args:
+            flat: f32 (P,).
+
+        Raises:
+            SchemaError: the vector has another length or dtype.
+        """
+        if flat.shape != (self.size,) or flat.dtype != np.float32:
+            detail = f"dense vector is {flat.dtype} {flat.shape}, expected float32 ({self.size},)"
+            raise SchemaError(detail)
+        return tuple(DenseTensor(e.name, flat[e.offset : e.offset + e.size].reshape(e.shape)) for e in self.entries)
+
+    def join(self, tensors: Sequence[DenseTensor]) -> NDArray[np.float32]:
+        """Puts named tensors, in any order, back into a new flat vector f32 (P,).
+
+        Raises:
+            SchemaError: a name is missing, unknown or given twice, or a shape differs.
+        """
+        given = {tensor.name: tensor.values for tensor in tensors}
+        names = {entry.name for entry in self.entries}
+        if len(given) != len(tensors) or given.keys() != names:
+            detail = f"dense tensors {sorted(t.name for t in tensors)}, expected each once: {sorted(names)}"
+            raise SchemaError(detail)
+        flat = np.empty(self.size, np.float32)
+        for entry in self.entries:
+            values = given[entry.name]
+            if values.shape != entry.shape:
+                detail = f"dense tensor {entry.name} has shape {values.shape}, expected {entry.shape}"
+                raise SchemaError(detail)
+            flat[entry.offset : entry.offset + entry.size] = values.ravel()
+        return flat
+
+    def initial(self, seed: int) -> NDArray[np.float32]:
+        """Fresh parameters f32 (P,), the same for the same seed: He-normal weights, zero biases."""
+        generator = np.random.default_rng(seed)
+        flat = np.zeros(self.size, np.float32)
+        for layer in (*self.bottom, *self.top):
+            count = layer.inputs * layer.outputs
+            values = generator.standard_normal(count, np.float32) * np.float32(np.sqrt(2.0 / layer.inputs))
+            flat[layer.weight_offset : layer.weight_offset + count] = values
+        return flat
