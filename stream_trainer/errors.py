@@ -1,0 +1,45 @@
+"""What can go wrong in the trainer, by who has to do something about it.
+
+DimflowError
+└── TrainerError
+    ├── CheckpointError      a state file is missing, cut short or damaged
+    ├── StateError           a state does not fit: another schema, another lineage, a gap, another shape
+    ├── StateFolderInUse     another trainer holds the state folder
+    ├── Fenced               Redis belongs to a later trainer; this one must stop
+    └── TransportError       Kafka: topics cannot be made or read
+"""
+
+from model_contract.errors import DimflowError
+
+__all__ = [
+    "CheckpointError",
+    "Fenced",
+    "StateError",
+    "StateFolderInUse",
+    "TrainerError",
+    "TransportError",
+]
+
+
+class TrainerError(DimflowError):
+    """Anything the trainer reports."""
+
+
+class CheckpointError(TrainerError):
+    """A state file is missing, cut short or damaged; an older one may do."""
+
+
+class StateError(TrainerError):
+    """A state is sound but not this trainer's: another schema, lineage, sequence or shape."""
+
+
+class StateFolderInUse(TrainerError):
+    """Another trainer holds the lock of the state folder."""
+
+
+class Fenced(TrainerError):
+    """A later trainer has taken over the model in Redis; this one must publish nothing more."""
+
+
+class TransportError(TrainerError):
+    """The topics cannot be created, read or written."""

@@ -1,0 +1,60 @@
+"""Every setting of the trainer process, with its unit, default and meaning.
+
+Knows no environment: `__main__` and the command hand it over. Invariant: see `model_contract.process_settings`.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from model_contract.process_settings import setting
+
+__all__ = ["PREFIX", "TrainerSettings"]
+
+PREFIX = "DIMFLOW_TRAINER_"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainerSettings:
+    """What one trainer is told at its start."""
+
+    model_file: Path = setting(dataclasses.MISSING, "TOML file with the slots and layers of the model")
+    state_dir: Path = setting(dataclasses.MISSING, "folder of the checkpoints; one trainer at a time")
+    seed: int = setting(0, "seed of all initial values", minimum=0, maximum=2**31 - 1)
+
+    brokers: str = setting("127.0.0.1:9092", "Kafka bootstrap servers, comma-separated")
+    topic: str = setting("samples", "topic to read; dead letters go to <topic>.dlq")
+    group: str = setting("dimflow", "consumer group shown to lag tools; offsets come from the checkpoint")
+    partitions: int = setting(4, "partitions of the topic where the trainer has to create it", minimum=1, maximum=10_000)
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = setting(
+        "PLAINTEXT", "how to speak to the brokers"
+    )
+    kafka_sasl_username: str = setting("", "SASL/PLAIN user name")
+    kafka_sasl_password: str = setting("", "SASL/PLAIN password", secret=True)
+
+    redis: str = setting("redis://127.0.0.1:6379/0", "Redis URL that increments go to", secret=False)
+    publish_interval_s: float = setting(1.0, "seconds between two increments", minimum=0.05, maximum=3600)
+    stream_increments: int = setting(600, "increments kept in the Redis stream behind the base", minimum=10)
+    kept_bases: int = setting(2, "base snapshots kept, on disk and in Redis", minimum=1, maximum=100)
+    compact_ratio: float = setting(
+        2.0, "a new base is written when the increments since the last one outgrow it this many times", minimum=0.1
+    )
+
+    chunk_rows: int = setting(4096, "samples prepared together ahead of the step", minimum=1, maximum=1_000_000)
+    chunk_age_ms: int = setting(50, "milliseconds a sample may wait for its chunk to fill", minimum=1, maximum=60_000)
+    queue_bytes: int = setting(64 << 20, "bytes of fetched records that may wait before fetching pauses", minimum=1 << 16)
+    precision: Literal["fp32", "bf16"] = setting("fp32", "arithmetic of the dense layers")
+
+    memory_bytes: int = setting(1 << 30, "bytes for rows, optimizer state and index together", minimum=1 << 20)
+    admission: Literal["always", "count_min"] = setting("count_min", "who may have a row")
+    admission_threshold: int = setting(2, "times an id must be seen before it gets a row", minimum=1, maximum=60_000)
+    admission_bytes: int = setting(8 << 20, "bytes of the counting sketch", minimum=1 << 10)
+    admission_half_life_s: float = setting(86_400.0, "seconds after which an unseen id's count has halved", minimum=1)
+    eviction: Literal["age", "least_frequent"] = setting("least_frequent", "which rows go when memory is short")
+    max_age_s: int = setting(14 * 86_400, "seconds without a sample after which `age` removes a row", minimum=1)
+    count_half_life_s: float = setting(86_400.0, "seconds after which a row's traffic count has halved", minimum=1)
+
+    metrics_host: str = setting("127.0.0.1", "address of the Prometheus page")
+    metrics_port: int = setting(9108, "port of the Prometheus page; 0 turns it off", minimum=0, maximum=65_535)
+    watchdog_s: float = setting(30.0, "seconds of standing still under lag after which the process exits", minimum=1)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = setting("INFO", "least severe message logged")
