@@ -1,0 +1,33 @@
+"""Errors of the command.
+
+DimflowError                      (model_contract.errors)
+└── CommandError                  anything the command itself raises
+    └── LocalServerError          a server that dimflow started itself
+        ├── ServerProgramMissing  the program of a server cannot be found or fetched
+        ├── ServerNotReady        a server was started and did not come up
+        └── ServerOrderRefused    an order to a server that makes no sense in its state
+"""
+
+from model_contract.errors import DimflowError
+
+__all__ = ["CommandError", "LocalServerError", "ServerNotReady", "ServerOrderRefused", "ServerProgramMissing"]
+
+
+class CommandError(DimflowError):
+    """Base of what the command raises."""
+
+
+class LocalServerError(CommandError):
+    """A server that dimflow started itself failed."""
+
+
+class ServerProgramMissing(LocalServerError):
+    """The program of a server (Java, Kafka's jars, Valkey) cannot be found, fetched or run."""
+
+
+class ServerNotReady(LocalServerError):
+    """A server was started and ended, or did not answer in time; the message holds the end of its log."""
+
+
+class ServerOrderRefused(LocalServerError):
+    """A server was told something that makes no sense in its state, such as to thaw before it was started."""
