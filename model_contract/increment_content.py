@@ -1,8 +1,8 @@
 """An increment or a base: what the trainer publishes and a replica applies, as values in memory.
 
-Knows no bytes (`model_contract.increment`), no Redis, no table. Invariants: rows are absolute values, so applying an increment
-twice equals applying it once; an id appears in at most one block; tombstones are applied before rows, so an id that
-was evicted and came back within one interval is alive.
+Knows no bytes (`model_contract.increment`), no Redis, no table. Invariants: rows are absolute values, so applying an
+increment twice equals applying it once; an id appears in at most one block; tombstones are applied before rows, so
+an id that was evicted and came back within one interval is alive.
 """
 
 from collections.abc import Mapping
