@@ -6,6 +6,7 @@ DimflowError
     ├── StateError           a state does not fit: another schema, another lineage, a gap, another shape
     ├── StateFolderInUse     another trainer holds the state folder
     ├── Fenced               Redis belongs to a later trainer; this one must stop
+    ├── RedisUnavailable     no answer from Redis; training goes on, publishing is tried again
     └── TransportError       Kafka: topics cannot be made or read
 """
 
@@ -14,6 +15,7 @@ from model_contract.errors import DimflowError
 __all__ = [
     "CheckpointError",
     "Fenced",
+    "RedisUnavailable",
     "StateError",
     "StateFolderInUse",
     "TrainerError",
@@ -39,6 +41,10 @@ class StateFolderInUse(TrainerError):
 
 class Fenced(TrainerError):
     """A later trainer has taken over the model in Redis; this one must publish nothing more."""
+
+
+class RedisUnavailable(TrainerError):
+    """Redis gives no answer; what was to be published is on the disk and goes out later."""
 
 
 class TransportError(TrainerError):

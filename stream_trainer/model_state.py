@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedding_table.table import RowsOfBlock, TableChanges
+from feature_admission.state_pages import StatePages
 from stream_trainer.errors import StateError
 
 __all__ = ["Arrays", "Manifest", "ModelState", "SampleTimes", "TopicOffset", "merge_states"]
@@ -75,13 +76,15 @@ class ModelState:
         manifest: see `Manifest`.
         rows: all rows (base) or the rows that changed and the ids that were erased (delta).
         arrays: dense parameters with their optimizer, moments, metrics: complete in both kinds.
-        admission: state of the admission policy: complete in a base, changed pages in a delta.
+        admission: complete state of the admission policy (base), empty in a delta.
+        admission_pages: pages of that state changed since the last cut (delta), empty in a base.
     """
 
     manifest: Manifest
     rows: TableChanges
     arrays: Arrays
     admission: Arrays = field(default_factory=dict)
+    admission_pages: tuple[StatePages, ...] = ()
 
 
 def merge_states(base: ModelState, deltas: Sequence[ModelState], admission: Arrays) -> ModelState:

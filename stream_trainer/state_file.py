@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from embedding_table.table import RowsOfBlock, TableChanges
+from feature_admission.state_pages import StatePages
 from stream_trainer.errors import CheckpointError
 from stream_trainer.model_state import Arrays, Manifest, ModelState
 
@@ -42,6 +43,10 @@ def write_state(path: Path, state: ModelState, at_step: Callable[[str], None] = 
     arrays["rows/erased_ids"] = state.rows.erased_ids
     arrays |= {f"arrays/{name}": values for name, values in state.arrays.items()}
     arrays |= {f"admission/{name}": values for name, values in state.admission.items()}
+    arrays["pages/names"] = np.array([pages.array for pages in state.admission_pages], np.str_)
+    for index, pages in enumerate(state.admission_pages):
+        arrays[f"pages/{index}/indices"] = pages.indices
+        arrays[f"pages/{index}/pages"] = pages.pages
     unfinished = path.with_name(path.name + ".unfinished")
     with unfinished.open("wb") as file:
         np.savez(file, **arrays)
@@ -71,11 +76,19 @@ def read_state(path: Path) -> ModelState:
             for index, (slot, band) in enumerate(members["rows/places"])
         )
         rows = TableChanges(blocks=blocks, erased_ids=members["rows/erased_ids"])
+        pages = tuple(
+            StatePages(str(name), members[f"pages/{index}/indices"], members[f"pages/{index}/pages"])
+            for index, name in enumerate(members["pages/names"])
+        )
     except (KeyError, msgspec.MsgspecError) as error:
         message = f"{path}: {error}, expected a dimflow state"
         raise CheckpointError(message) from error
     return ModelState(
-        manifest=manifest, rows=rows, arrays=_below("arrays/", members), admission=_below("admission/", members)
+        manifest=manifest,
+        rows=rows,
+        arrays=_below("arrays/", members),
+        admission=_below("admission/", members),
+        admission_pages=pages,
     )
 
 

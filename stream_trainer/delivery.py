@@ -1,0 +1,263 @@
+"""Cuts become durable, then public: delta on the disk, offsets to the group, increment to Redis, now and then a base.
+
+Knows no Kafka and no table. Invariant: nothing is published that is not on the disk; increments leave in order, each
+once by (lineage, sequence); what Redis has missed is read back from the disk, or replaced by a base.
+Runs in threads of its own: one for deltas and increments, one for the base that is written now and then.
+"""
+
+import logging
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+
+import msgspec
+
+from model_contract.dense_layout import DenseLayout
+from stream_trainer.checkpoint_store import CheckpointStore
+from stream_trainer.errors import CheckpointError, RedisUnavailable, StateError, TrainerError
+from stream_trainer.model_state import Manifest, ModelState
+from stream_trainer.outgoing import encode_state
+from stream_trainer.publisher import Claim, Publisher
+
+__all__ = ["Delivery", "DeliveryCounts"]
+
+logger = logging.getLogger(__name__)
+
+_RETRY_S = 0.5
+
+
+class DeliveryCounts:
+    """What was delivered since the start; read by the metrics page, written by the delivery threads."""
+
+    def __init__(self) -> None:
+        self.increments = 0
+        self.increment_bytes = 0
+        self.bases = 0
+        self.redis_failures = 0
+        self.published_sequence = -1
+        self.durable_sequence = -1
+        self.write_s = 0.0
+        self.publish_s = 0.0
+
+
+class Delivery:
+    """Takes one cut at a time; while one is under way, `ready` is False and the trainer lets changes gather."""
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        publisher: Publisher,
+        layout: DenseLayout,
+        *,
+        compact_ratio: float,
+        compact_increments: int,
+        on_durable: Callable[[Manifest], None],
+        at_step: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.counts = DeliveryCounts()
+        self._store = store
+        self._publisher = publisher
+        self._layout = layout
+        self._compact_ratio = compact_ratio
+        self._compact_increments = compact_increments
+        self._on_durable = on_durable
+        self._at_step = at_step
+        self._cuts: queue.Queue[ModelState | None] = queue.Queue(maxsize=1)
+        self._idle = threading.Event()
+        self._idle.set()
+        self._failure: TrainerError | OSError | None = None
+        self._own: Manifest
+        self._claimed = False
+        self._base_sequence = 0
+        self._published = -1
+        self._rebase: threading.Thread | None = None
+        self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
+
+    def start(self, state: ModelState) -> ModelState:
+        """Claims the model in Redis for a new epoch and starts the threads.
+
+        Args:
+            state: the complete state that the trainer goes on from; already restored or fresh.
+
+        Returns:
+            the same state with the manifest the trainer must go on with: the next epoch, and a new lineage where
+            Redis has seen more of the old one than the disk still holds. It is durable as a base.
+
+        Raises:
+            Fenced: a later epoch of this lineage publishes already.
+        """
+        manifest = msgspec.structs.replace(state.manifest, epoch=state.manifest.epoch + 1)
+        try:
+            claim = self._claim(manifest)
+        except RedisUnavailable as error:
+            logger.warning("redis is not there yet, increments wait on the disk: %s", error)
+            claim = None
+        if claim == "ahead":
+            old = manifest.lineage
+            manifest = msgspec.structs.replace(manifest, lineage=uuid.uuid4().hex)
+            logger.warning("lineage %s was published past sequence %d: now %s", old, manifest.sequence, manifest.lineage)
+        self._own = manifest
+        state = replace(state, manifest=manifest)
+        self._store.write_base(state)
+        self._base_sequence = manifest.sequence
+        self.counts.durable_sequence = manifest.sequence
+        if claim not in {None, "ok"}:
+            self._send_base(state, take_over=True)
+        self._thread.start()
+        return state
+
+    def _claim(self, manifest: Manifest) -> Claim:
+        claim = self._publisher.claim(manifest.lineage, manifest.epoch, manifest.sequence)
+        head = self._publisher.head() if claim == "ok" else None
+        if head is not None:
+            self._published = head.sequence
+            self._claimed = True
+        return claim
+
+    @property
+    def ready(self) -> bool:
+        """Whether a cut would be taken at once."""
+        return self._idle.is_set()
+
+    def offer(self, cut: ModelState) -> None:
+        """Hands a delta over; blocks while the one before is under way.
+
+        Raises:
+            TrainerError, OSError: what broke the delivery thread; nothing is delivered any more.
+        """
+        self.raise_failure()
+        self._idle.clear()
+        self._cuts.put(cut)
+
+    def raise_failure(self) -> None:
+        """Raises what broke the delivery thread, if anything did."""
+        if self._failure is not None:
+            raise self._failure
+
+    def close(self) -> None:
+        """Delivers what was handed over, then ends the threads."""
+        self._cuts.put(None)
+        self._thread.join()
+        if self._rebase is not None:
+            self._rebase.join()
+        self.raise_failure()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                cut = self._cuts.get(timeout=_RETRY_S)
+            except queue.Empty:
+                cut = None
+                if self._published >= self.counts.durable_sequence:
+                    continue
+            else:
+                if cut is None:
+                    return
+            try:
+                if cut is not None:
+                    self._make_durable(cut)
+                self._catch_up(cut)
+                self._compact_if_due()
+            except (TrainerError, OSError) as error:
+                logger.error("delivery stopped: %s", error)
+                self._failure = error
+                self._idle.set()
+                return
+            self._idle.set()
+
+    def _make_durable(self, cut: ModelState) -> None:
+        begin = time.perf_counter()
+        self._store.write_delta(cut)
+        self.counts.durable_sequence = cut.manifest.sequence
+        self.counts.write_s = time.perf_counter() - begin
+        self._at_step("before_publish")
+        self._on_durable(cut.manifest)
+
+    def _catch_up(self, cut: ModelState | None) -> None:
+        """Publishes everything between Redis' head and the disk's; a base where the gap cannot be filled."""
+        begin = time.perf_counter()
+        try:
+            if not self._claimed:
+                self._claim_late()
+            for sequence in range(self._published + 1, self.counts.durable_sequence + 1):
+                state = cut if cut and cut.manifest.sequence == sequence else self._store.read_delta(sequence)
+                if state is None or not self._append(state):
+                    self._recover()
+                    break
+        except RedisUnavailable as error:
+            self.counts.redis_failures += 1
+            logger.warning("increments wait on the disk: %s", error)
+        self.counts.publish_s = time.perf_counter() - begin
+        self._at_step("after_publish")
+
+    def _claim_late(self) -> None:
+        """Redis was away at the start: what `start` would have done then."""
+        claim = self._claim(msgspec.structs.replace(self._own, sequence=self.counts.durable_sequence))
+        if claim == "ahead":
+            message = f"redis holds more of lineage {self._own.lineage} than this trainer: start it again to branch off"
+            raise StateError(message)
+        if claim != "ok":
+            self._recover(take_over=True)
+
+    def _append(self, state: ModelState) -> bool:
+        manifest = state.manifest
+        data = encode_state(state, "increment", self._base_sequence, self._layout)
+        # The epoch is this trainer's even where the bytes are those of the one before, which died too early to send.
+        if not self._publisher.append(self._own.lineage, self._own.epoch, manifest.sequence, data):
+            return False
+        self._published = manifest.sequence
+        self.counts.published_sequence = manifest.sequence
+        self.counts.increments += 1
+        self.counts.increment_bytes += len(data)
+        return True
+
+    def _recover(self, *, take_over: bool = False) -> None:
+        """Redis was emptied, or is further behind than the deltas reach: send everything as a base."""
+        logger.warning("redis does not stand one behind the disk: sending a base")
+        if self._rebase is not None:
+            self._rebase.join()
+        base = self._store.compact()
+        self._base_sequence = base.manifest.sequence
+        self._send_base(base, take_over=take_over)
+
+    def _send_base(self, state: ModelState, *, take_over: bool = False) -> None:
+        manifest = state.manifest
+        data = encode_state(state, "base", manifest.sequence, self._layout)
+        try:
+            self._publisher.replace_base(
+                self._own.lineage, self._own.epoch, manifest.sequence, manifest.fingerprint, data, take_over=take_over
+            )
+        except RedisUnavailable as error:
+            self.counts.redis_failures += 1
+            logger.warning("the base waits on the disk: %s", error)
+            return
+        self.counts.bases += 1
+        self._claimed = True
+        self._published = max(self._published, manifest.sequence)
+        self.counts.published_sequence = self._published
+
+    def _compact_if_due(self) -> None:
+        if self._rebase is not None and self._rebase.is_alive():
+            return
+        behind = self.counts.durable_sequence - self._base_sequence
+        outgrown = self._store.delta_bytes > self._compact_ratio * max(self._store.base_bytes, 1 << 20)
+        if behind < self._compact_increments and not outgrown:
+            return
+        self._rebase = threading.Thread(target=self._compact, name="base", daemon=True)
+        self._rebase.start()
+
+    def _compact(self) -> None:
+        try:
+            base = self._store.compact()
+            self._base_sequence = base.manifest.sequence
+            self._send_base(base)
+        except CheckpointError as error:
+            # The live state is sound: the next start replays what a broken file held; a later base heals the folder.
+            logger.error("the base could not be made: %s", error)
+            self._base_sequence = self.counts.durable_sequence
+        except (TrainerError, OSError) as error:
+            logger.error("the base could not be written: %s", error)
+            self._failure = error

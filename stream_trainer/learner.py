@@ -1,0 +1,203 @@
+"""The model in memory: prepare a batch, learn it, make room, take a cut, take a state back.
+
+Knows no Kafka, no Redis, no file and no clock (times are handed in). Invariant: a cut holds exactly the samples whose
+`learn` has returned; `prepare` may run in a second thread beside `learn`, but neither beside `take_cut` or `make_room`
+(the training loop sees to that), so that nothing in a cut is half done.
+"""
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from embedding_table.table import EmbeddingTable
+from feature_admission.admission import AdmissionPolicy
+from feature_admission.eviction import EvictionPolicy
+from feature_admission.memory_budget import MemoryBudget, MemoryUse
+from feature_admission.state_pages import StatePages
+from model_contract.samples import SampleBatch
+from model_contract.schema import ModelSchema
+from stream_trainer.errors import StateError
+from stream_trainer.model_state import Arrays, Manifest, ModelState
+from stream_trainer.preparation import Preparation
+from stream_trainer.prepared_batch import PreparedBatch
+from stream_trainer.progressive_metrics import ProgressiveMetrics
+from stream_trainer.train_step import TrainStep
+
+__all__ = ["Learner", "LearnerCounts"]
+
+_DECAYS_PER_HALF_LIFE = 32
+
+
+@dataclass(slots=True)
+class LearnerCounts:
+    """Totals since the lineage began; they travel in every cut."""
+
+    samples: int = 0
+    evicted_rows: int = 0
+    refused_ids: int = 0
+
+
+class Learner:
+    """Table, admission, network, eviction and metrics of one model, wired together."""
+
+    def __init__(
+        self,
+        schema: ModelSchema,
+        table: EmbeddingTable,
+        step: TrainStep,
+        new_admission: Callable[[], AdmissionPolicy],
+        eviction: EvictionPolicy,
+        *,
+        count_half_life_s: float,
+    ) -> None:
+        """Wires the parts; `new_admission` makes an empty policy, always with the same settings."""
+        self.schema = schema
+        self.table = table
+        self.step = step
+        self.admission = new_admission()
+        self.eviction = eviction
+        self.metrics = ProgressiveMetrics()
+        self.preparation = Preparation(table, schema, self.admission)
+        self.counts = LearnerCounts()
+        self._new_admission = new_admission
+        self._budget = MemoryBudget(table.budget_bytes)
+        self._count_half_life_s = count_half_life_s
+        self._last_decay_s = 0
+        self._decays: list[float] = []
+
+    def prepare(self, batch: SampleBatch, now_s: int) -> PreparedBatch:
+        """Looks up and admits ids; see `Preparation.prepare`."""
+        return self.preparation.prepare(batch, now_s)
+
+    def learn(self, batch: PreparedBatch, now_s: int) -> None:
+        """Predicts, records, then learns every micro-batch."""
+        if batch.rows == 0:
+            return
+        logits = self.step.train(self.table, batch, now_s)
+        self.metrics.update(logits, batch.labels, batch.weights)
+        self.counts.samples += batch.rows
+
+    @property
+    def needs_room(self) -> bool:
+        """Whether `make_room` would evict; cheap enough to ask after every batch."""
+        return self._budget.rows_to_free(self._memory_use()) > 0
+
+    def make_room(self, now_s: int) -> int:
+        """Ages traffic counts and evicts down to the budget's low mark; no batch may be prepared meanwhile.
+
+        Returns:
+            rows evicted.
+        """
+        self._age_counts(now_s)
+        needed = self._budget.rows_to_free(self._memory_use())
+        if needed == 0:
+            return 0
+        handles = self.eviction.select(self.table.live_rows(), needed, now_s)
+        self.table.erase(handles)
+        self.counts.evicted_rows += len(handles)
+        return len(handles)
+
+    def take_cut(self, manifest: Manifest) -> ModelState:
+        """Copies what changed since the last cut, and forgets that it changed; no batch may be under way."""
+        decays, self._decays = tuple(self._decays), []
+        return ModelState(
+            manifest=msgspec.structs.replace(
+                manifest,
+                samples_trained=self.counts.samples,
+                metrics=self.metrics.summary(),
+                count_decays=decays,
+            ),
+            rows=self.table.take_changes(),
+            arrays=self._arrays(),
+            admission_pages=self.admission.take_dirty_pages(),
+        )
+
+    def fresh_state(self, created_ms: int) -> ModelState:
+        """The complete state of a model that has seen nothing, under a new lineage."""
+        manifest = Manifest(
+            lineage=uuid.uuid4().hex,
+            epoch=0,
+            sequence=0,
+            fingerprint=self.schema.fingerprint,
+            created_ms=created_ms,
+        )
+        self._last_decay_s = created_ms // 1000
+        self.admission.take_dirty_pages()
+        self.table.take_changes()
+        return ModelState(
+            manifest=manifest, rows=self.table.all_rows(), arrays=self._arrays(), admission=self.admission.state()
+        )
+
+    def restore(self, state: ModelState) -> None:
+        """Takes a complete state back into a fresh learner.
+
+        Raises:
+            StateError: the state is of another schema.
+        """
+        found = state.manifest.fingerprint
+        if found != self.schema.fingerprint:
+            message = (
+                f"state_dir holds a model with schema {found}, the model file has {self.schema.fingerprint}: "
+                "expected the same model file, or another state_dir"
+            )
+            raise StateError(message)
+        self.table.restore_rows(state.rows)
+        self.table.take_changes()
+        self.admission.restore(state.admission)
+        self.step.restore(_below("step/", state.arrays))
+        self.preparation.moments.restore(_below("moments/", state.arrays))
+        self.metrics.restore(_below("metrics/", state.arrays))
+        samples, evicted, refused, last_decay_s = state.arrays["counts"].tolist()
+        self.counts = LearnerCounts(samples, evicted, refused)
+        self.preparation.refused = refused
+        self._last_decay_s = last_decay_s
+
+    def merge_admission(self, base: Arrays, pages: Sequence[tuple[StatePages, ...]]) -> Arrays:
+        """Applies pages in order to a complete admission state; leaves this learner's own policy alone."""
+        scratch = self._new_admission()
+        scratch.restore(base)
+        for taken in pages:
+            scratch.apply_pages(taken)
+        return scratch.state()
+
+    @property
+    def memory_bytes(self) -> int:
+        """Everything that grows: rows, optimizer state, index and sketch."""
+        return self.table.bytes_used + self.admission.memory_bytes
+
+    def _arrays(self) -> Arrays:
+        self.counts.refused_ids = self.preparation.refused
+        counts = (self.counts.samples, self.counts.evicted_rows, self.counts.refused_ids, self._last_decay_s)
+        mean, std = self.preparation.moments.mean_std()
+        return {
+            "counts": np.array(counts, np.int64),
+            "serving/dense_mean": mean,
+            "serving/dense_std": std,
+            **_above("step/", self.step.state()),
+            **_above("moments/", self.preparation.moments.state()),
+            **_above("metrics/", self.metrics.state()),
+        }
+
+    def _memory_use(self) -> MemoryUse:
+        return self.table.memory_use()
+
+    def _age_counts(self, now_s: int) -> None:
+        passed_s = now_s - self._last_decay_s
+        if passed_s * _DECAYS_PER_HALF_LIFE < self._count_half_life_s:
+            return
+        factor = float(np.float32(0.5 ** (passed_s / self._count_half_life_s)))
+        self.table.decay_counts(factor)
+        self._decays.append(factor)
+        self._last_decay_s = now_s
+
+
+def _above(prefix: str, arrays: Mapping[str, NDArray[np.generic]]) -> Arrays:
+    return {prefix + name: values for name, values in arrays.items()}
+
+
+def _below(prefix: str, arrays: Arrays) -> Arrays:
+    return {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}

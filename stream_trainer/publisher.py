@@ -1,0 +1,216 @@
+"""The trainer's side of Redis: claim a model, append increments, replace its base. The only module here with a client.
+
+Knows no table and no file: it is handed bytes. Invariant: the head moves only from (lineage, epoch, sequence) to the
+next sequence of the same lineage and epoch, or to a base, and only by a script that checks it on the server; publishing
+the same sequence twice equals publishing it once. Redis may be emptied at any time: the caller fills it again.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, cast
+
+import redis
+
+from model_contract.redis_keys import BASE_CHUNK_BYTES, INCREMENT_FIELD, RedisKeys, entry_id
+from stream_trainer.errors import Fenced, RedisUnavailable
+
+__all__ = ["Claim", "Head", "Publisher"]
+
+Claim: TypeAlias = Literal["ok", "empty", "foreign", "ahead"]
+
+# KEYS head, stream; ARGV lineage, epoch, sequence, bytes, cap, field.
+_APPEND = """
+local head = redis.call('HMGET', KEYS[1], 'lineage', 'epoch', 'sequence')
+if not head[1] then return 'empty' end
+if head[1] ~= ARGV[1] or head[2] ~= ARGV[2] then return 'fenced' end
+local sequence = tonumber(head[3])
+if sequence >= tonumber(ARGV[3]) then return 'duplicate' end
+if sequence + 1 ~= tonumber(ARGV[3]) then return 'gap' end
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[5], ARGV[3] .. '-0', ARGV[6], ARGV[4])
+redis.call('HSET', KEYS[1], 'sequence', ARGV[3])
+return 'ok'
+"""
+
+# KEYS head; ARGV lineage, epoch, sequence. A later epoch takes the head of its own lineage; an earlier one is turned
+# away, and one that has lost what was already published must not number its increments the same way again.
+_CLAIM = """
+local head = redis.call('HMGET', KEYS[1], 'lineage', 'epoch', 'sequence')
+if not head[1] then return 'empty' end
+if head[1] ~= ARGV[1] then return 'foreign' end
+if tonumber(head[2]) > tonumber(ARGV[2]) then return 'fenced' end
+if tonumber(head[3]) > tonumber(ARGV[3]) then return 'ahead' end
+redis.call('HSET', KEYS[1], 'epoch', ARGV[2])
+return 'ok'
+"""
+
+# KEYS head; ARGV lineage, epoch, '1' to take over a head of another lineage.
+_MAY_WRITE = """
+local function may_write(take_over)
+  local head = redis.call('HMGET', KEYS[1], 'lineage', 'epoch')
+  if not head[1] then return true end
+  if head[1] ~= ARGV[1] then return take_over == '1' end
+  return tonumber(head[2]) <= tonumber(ARGV[2])
+end
+if not may_write(ARGV[3]) then return 'fenced' end
+"""
+
+# As above; KEYS 2 chunk; ARGV 4 bytes. Checked with each chunk: a frozen trainer must not write into a later one's base.
+_CHUNK = _MAY_WRITE + """
+redis.call('SET', KEYS[2], ARGV[4])
+return 'ok'
+"""
+
+# As above; KEYS 2 stream; ARGV 4 sequence, chunks, bytes, fingerprint, 8 oldest sequence the stream must keep.
+_REBASE = _MAY_WRITE + """
+local head = redis.call('HMGET', KEYS[1], 'lineage', 'epoch', 'sequence')
+local sequence = tonumber(ARGV[4])
+if head[1] == ARGV[1] and tonumber(head[3]) > sequence then sequence = tonumber(head[3]) end
+redis.call('HSET', KEYS[1], 'lineage', ARGV[1], 'epoch', ARGV[2], 'sequence', sequence, 'base_sequence', ARGV[4],
+  'base_chunks', ARGV[5], 'base_bytes', ARGV[6], 'fingerprint', ARGV[7])
+redis.call('XTRIM', KEYS[2], 'MINID', ARGV[8] .. '-0')
+return 'ok'
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What Redis holds of a model now."""
+
+    lineage: str
+    epoch: int
+    sequence: int
+    base_sequence: int
+    base_chunks: int
+
+
+class Publisher:
+    """Writes one model of one trainer. Not thread-safe: the delivery thread owns it."""
+
+    def __init__(self, url: str, model: str, *, kept_bases: int, stream_increments: int) -> None:
+        """Opens no connection yet; the first command does."""
+        self._client: redis.Redis = redis.Redis.from_url(url, socket_timeout=10, socket_connect_timeout=5)
+        self._keys = RedisKeys(model)
+        self._kept_bases = kept_bases
+        self._stream_increments = stream_increments
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._client.close()
+
+    def head(self) -> Head | None:
+        """The head as it stands, or None where Redis knows nothing of the model.
+
+        Raises:
+            RedisUnavailable: no answer.
+        """
+        fields = cast("dict[bytes, bytes]", self._run("HGETALL", self._keys.head))
+        if not fields:
+            return None
+        return Head(
+            lineage=fields[b"lineage"].decode(),
+            epoch=int(fields[b"epoch"]),
+            sequence=int(fields[b"sequence"]),
+            base_sequence=int(fields[b"base_sequence"]),
+            base_chunks=int(fields[b"base_chunks"]),
+        )
+
+    def claim(self, lineage: str, epoch: int, sequence: int) -> Claim:
+        """Makes this epoch the only one that may publish, if the head is of this lineage.
+
+        Args:
+            lineage: this trainer's.
+            epoch: its start number.
+            sequence: of its newest durable state.
+
+        Returns:
+            "ok" where increments may follow; "empty" or "foreign" where a base must come first; "ahead" where more was
+            published than this trainer still knows, so that it must go on under a new lineage.
+
+        Raises:
+            Fenced: a later epoch of the lineage holds the head.
+            RedisUnavailable: no answer.
+        """
+        answer = self._script(_CLAIM, [self._keys.head], [lineage, epoch, sequence])
+        if answer == "fenced":
+            self._raise_fenced(lineage, epoch)
+        return cast("Claim", answer)
+
+    def append(self, lineage: str, epoch: int, sequence: int, data: bytes) -> bool:
+        """Appends one increment and moves the head to it, at once.
+
+        Returns:
+            True when the head now is at `sequence` or past it; False when it is not one behind (Redis was emptied or
+            missed some), so that the caller must fill the gap or send a base.
+
+        Raises:
+            Fenced: the head belongs to another lineage or a later epoch.
+            RedisUnavailable: no answer; whether the increment arrived is unknown, and sending it again is safe.
+        """
+        keys = [self._keys.head, self._keys.increments(lineage)]
+        answer = self._script(_APPEND, keys, [lineage, epoch, sequence, data, self._stream_increments, INCREMENT_FIELD])
+        if answer == "fenced":
+            self._raise_fenced(lineage, epoch)
+        return answer in {"ok", "duplicate"}
+
+    def replace_base(
+        self, lineage: str, epoch: int, sequence: int, fingerprint: str, data: bytes, *, take_over: bool = False
+    ) -> None:
+        """Stores a base in chunks, moves the head to it, drops bases beyond the kept ones and trims the stream.
+
+        `take_over` allows a head of another lineage to be replaced: at a trainer's start, never later.
+
+        Raises:
+            Fenced: the head went to another lineage or a later epoch meanwhile.
+            RedisUnavailable: no answer; sending it again is safe.
+        """
+        chunks = range(0, len(data), BASE_CHUNK_BYTES)
+        view = memoryview(data)
+        writer = [lineage, epoch, "1" if take_over else "0"]
+        for index, start in enumerate(chunks):
+            keys = [self._keys.head, self._keys.base_chunk(lineage, sequence, index)]
+            if self._script(_CHUNK, keys, [*writer, bytes(view[start : start + BASE_CHUNK_BYTES])]) == "fenced":
+                self._raise_fenced(lineage, epoch)
+        kept = sorted({*self._stored_bases(lineage), sequence})[-self._kept_bases :]
+        keys = [self._keys.head, self._keys.increments(lineage)]
+        described = [sequence, len(chunks), len(data), fingerprint, kept[0] + 1]
+        if self._script(_REBASE, keys, [*writer, *described]) == "fenced":
+            self._raise_fenced(lineage, epoch)
+        self._drop_bases(lineage, kept)
+
+    def _stored_bases(self, lineage: str) -> set[int]:
+        pattern = self._keys.base_chunk(lineage, 0, 0).removesuffix("0:0").replace("[", "\\[") + "*"
+        return {int(key.split(b":")[-2]) for key in self._scan(pattern)}
+
+    def _drop_bases(self, lineage: str, kept: list[int]) -> None:
+        """Removes chunks of other lineages and of bases older than the kept ones, and other lineages' streams."""
+        prefix = self._keys.base_chunk(lineage, 0, 0).removesuffix("0:0").encode()
+        current = self._keys.increments(lineage).encode()
+        for key in self._scan(f"{self._keys.prefix}base:*"):
+            if not key.startswith(prefix) or int(key.split(b":")[-2]) < kept[0]:
+                self._run("UNLINK", key)
+        for key in self._scan(f"{self._keys.prefix}increments:*"):
+            if key != current:
+                self._run("UNLINK", key)
+
+    def _scan(self, pattern: str) -> list[bytes]:
+        try:
+            return list(self._client.scan_iter(match=pattern, count=1000))
+        except redis.RedisError as error:
+            raise self._unavailable(error) from error
+
+    def _raise_fenced(self, lineage: str, epoch: int) -> None:
+        message = f"redis head: {self.head()}, expected lineage {lineage} with epoch {epoch}: a later trainer took over"
+        raise Fenced(message)
+
+    def _script(self, source: str, keys: list[str], arguments: list[Any]) -> str:
+        answer = cast("bytes", self._run("EVAL", source, len(keys), *keys, *arguments))
+        return answer.decode()
+
+    def _run(self, *command: Any) -> Any:
+        try:
+            return self._client.execute_command(*command)
+        except redis.RedisError as error:
+            raise self._unavailable(error) from error
+
+    @staticmethod
+    def _unavailable(error: redis.RedisError) -> RedisUnavailable:
+        return RedisUnavailable(f"redis: {type(error).__name__}: {error}")
