@@ -137,6 +137,22 @@ class RecordBatch:
         """Where reading goes on when this batch is done: what a checkpoint that covers it holds."""
         return int(self.offsets[-1]) + 1
 
+    def behind(self, offset: int) -> "RecordBatch | None":
+        """Returns the records from `offset` on, or None where there are none."""
+        first = int(np.searchsorted(self.offsets, offset))
+        if first == len(self):
+            return None
+        return RecordBatch(
+            source=self.source,
+            values=self.values[first:],
+            keys=self.keys[first:],
+            headers=self.headers[first:],
+            content_types=self.content_types[first:],
+            timestamps_ms=self.timestamps_ms[first:],
+            offsets=self.offsets[first:],
+            size_bytes=sum(map(len, filter(None, self.values[first:]))),
+        )
+
     def dead_letter(self, index: int, reason: str, detail: str) -> DeadLetter:
         """Returns record `index` (0 <= index < R) as a dead letter."""
         return DeadLetter(
