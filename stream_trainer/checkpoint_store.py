@@ -14,10 +14,10 @@ from pathlib import Path
 
 from feature_admission.state_pages import StatePages
 from stream_trainer.errors import CheckpointError, StateError, StateFolderInUse
-from stream_trainer.model_state import Arrays, ModelState, merge_states
-from stream_trainer.state_file import read_state, write_state
+from stream_trainer.model_state import Arrays, Manifest, ModelState, merge_states
+from stream_trainer.state_file import read_manifest, read_state, write_state
 
-__all__ = ["AdmissionMerge", "CheckpointStore", "StoredState"]
+__all__ = ["AdmissionMerge", "CheckpointStore", "StateFile", "StoredState", "describe_folder"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,37 @@ class StoredState:
 
     state: ModelState
     skipped: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StateFile:
+    """One file of a state folder, for people."""
+
+    name: str
+    size_bytes: int
+    manifest: Manifest | None
+    error: str
+
+
+def describe_folder(folder: Path) -> list[StateFile]:
+    """Every base and delta of a folder by sequence; takes no lock, so it works beside a running trainer.
+
+    Raises:
+        CheckpointError: there is no such folder.
+    """
+    if not folder.is_dir():
+        message = f"state_dir: {folder}, expected a folder"
+        raise CheckpointError(message)
+    described = []
+    for path in sorted(folder.iterdir(), key=lambda path: path.name.partition("-")[2]):
+        if not _NAME.match(path.name):
+            continue
+        try:
+            manifest, error = read_manifest(path), ""
+        except CheckpointError as caught:
+            manifest, error = None, str(caught)
+        described.append(StateFile(path.name, path.stat().st_size if path.exists() else 0, manifest, error))
+    return described
 
 
 class CheckpointStore:

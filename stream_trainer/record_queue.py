@@ -44,9 +44,14 @@ class RecordQueue:
                     self._bytes += size
                     self._changed.notify()
                     return
-                room = asyncio.Event()
-                self._waiters.append((asyncio.get_running_loop(), room))
-            await room.wait()
+                waiter = (asyncio.get_running_loop(), asyncio.Event())
+                self._waiters.append(waiter)
+            try:
+                await waiter[1].wait()
+            finally:  # a cancelled offer must not be woken: its loop may be gone by then
+                with self._changed:
+                    if waiter in self._waiters:
+                        self._waiters.remove(waiter)
 
     def take(self, max_records: int, first_wait_s: float, fill_wait_s: float) -> list[RecordBatch]:
         """Takes records out: waits for the first, then for more until there are enough or their time is up.

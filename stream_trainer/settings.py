@@ -26,6 +26,7 @@ class TrainerSettings:
     topic: str = setting("samples", "topic to read; dead letters go to <topic>.dlq")
     group: str = setting("dimflow", "consumer group shown to lag tools; offsets come from the checkpoint")
     partitions: int = setting(4, "partitions of the topic where the trainer has to create it", minimum=1, maximum=10_000)
+    start: Literal["earliest", "latest"] = setting("earliest", "where a partition begins that the state does not know")
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = setting(
         "PLAINTEXT", "how to speak to the brokers"
     )

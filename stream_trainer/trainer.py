@@ -15,7 +15,7 @@ from stream_trainer.delivery import Delivery
 from stream_trainer.learner import Learner
 from stream_trainer.model_state import Manifest, ModelState
 from stream_trainer.record_queue import RecordQueue
-from stream_trainer.records import RecordBatch, RecordSource, TopicPartition
+from stream_trainer.records import PartitionProgress, RecordBatch, RecordSource, TopicPartition
 from stream_trainer.settings import TrainerSettings
 from stream_trainer.training_loop import TrainingLoop
 
@@ -75,6 +75,10 @@ class Trainer:
             on_failure=source.fail,
         )
         self.loop.start()
+
+    def progress(self) -> tuple[PartitionProgress, ...]:
+        """How far each assigned partition was fetched."""
+        return self._source.progress() if self.loop else ()
 
     async def start_offsets(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Behind the last record accepted or restored; see `RecordSink.start_offsets`."""

@@ -1,0 +1,189 @@
+"""One trainer process, put together from its settings and run until it is told to stop.
+
+Knows every part and none of their work. Invariant: when this returns 0 everything that was read is in the newest state
+on the disk and, where Redis answers, published.
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from threadpoolctl import threadpool_limits
+
+from embedding_table.table import EmbeddingTable
+from feature_admission.admission import AdmissionPolicy
+from feature_admission.age import AgeEviction
+from feature_admission.always_admit import AlwaysAdmit
+from feature_admission.count_min import CountMinAdmission
+from feature_admission.eviction import EvictionPolicy
+from feature_admission.least_frequent import LeastFrequentEviction
+from model_contract.process_settings import SettingError, describe_settings
+from model_contract.sample_decoding import SampleDecoder
+from model_contract.schema import ModelSchema
+from stream_trainer.app import run_app
+from stream_trainer.autograd_step import AutogradStep
+from stream_trainer.checkpoint_store import CheckpointStore
+from stream_trainer.delivery import Delivery
+from stream_trainer.fused_step import FusedStep
+from stream_trainer.learner import Learner
+from stream_trainer.model_state import Manifest, ModelState
+from stream_trainer.publisher import Publisher
+from stream_trainer.recipe import Recipe
+from stream_trainer.settings import PREFIX, TrainerSettings
+from stream_trainer.stream_settings import StreamSettings
+from stream_trainer.telemetry import TrainerPage
+from stream_trainer.train_step import TrainStep
+from stream_trainer.trainer import Trainer, now_ms
+
+__all__ = ["make_learner", "read_schema", "run_trainer"]
+
+logger = logging.getLogger(__name__)
+
+_BLAS_THREADS = 1  # one thread trains and one prepares: a second BLAS thread would fight the latter for its core
+
+
+def read_schema(path: Path) -> ModelSchema:
+    """Reads the model file.
+
+    Raises:
+        SettingError: the file cannot be read.
+        SchemaError: its content is wrong.
+    """
+    try:
+        return ModelSchema.parse_toml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"{PREFIX}MODEL_FILE", str(path), f"a readable TOML file ({error})") from error
+
+
+def make_learner(schema: ModelSchema, settings: TrainerSettings, recipe: Recipe | None = None) -> Learner:
+    """A fresh learner as the settings ask for it."""
+    recipe = recipe or Recipe()
+    table = EmbeddingTable(
+        slots=len(schema.sparse),
+        dim=schema.dim,
+        budget_bytes=settings.memory_bytes,
+        seed=settings.seed,
+        init_scale=recipe.init_scale,
+        initial_accumulator=recipe.sparse_initial_accumulator,
+        missing_ids=schema.missing_ids,
+    )
+    step: TrainStep
+    if settings.precision == "bf16":
+        step = AutogradStep(schema, recipe, seed=settings.seed, precision="bf16")
+    else:
+        step = FusedStep(schema, recipe, seed=settings.seed)
+    return Learner(
+        schema,
+        table,
+        step,
+        _admission_factory(settings),
+        _eviction(settings),
+        count_half_life_s=settings.count_half_life_s,
+    )
+
+
+def run_trainer(settings: TrainerSettings, at_step: Callable[[str], None] = lambda _: None) -> int:
+    """Restores or begins, trains until SIGTERM or SIGINT, and leaves everything durable.
+
+    Args:
+        settings: of this process.
+        at_step: called at the named steps of checkpoint and publication, for fault tests.
+
+    Returns:
+        exit code of the process: 0 after a clean stop.
+    """
+    logger.info("settings: %s", describe_settings(settings))
+    schema = read_schema(settings.model_file)
+    learner = make_learner(schema, settings)
+    store = CheckpointStore(settings.state_dir, learner.merge_admission, settings.kept_bases, at_step)
+    try:
+        return _run(settings, schema, learner, store, at_step)
+    finally:
+        store.close()
+
+
+def _run(
+    settings: TrainerSettings,
+    schema: ModelSchema,
+    learner: Learner,
+    store: CheckpointStore,
+    at_step: Callable[[str], None],
+) -> int:
+    state = _restored(learner, store)
+    publisher = Publisher(
+        settings.redis,
+        schema.name,
+        kept_bases=settings.kept_bases,
+        stream_increments=settings.stream_increments,
+    )
+    trainers: list[Trainer] = []
+
+    def on_durable(manifest: Manifest) -> None:
+        trainers[0].on_durable(manifest)
+
+    delivery = Delivery(
+        store,
+        publisher,
+        learner.step.layout,
+        compact_ratio=settings.compact_ratio,
+        compact_increments=settings.stream_increments // 2,
+        on_durable=on_durable,
+        at_step=at_step,
+    )
+    state = delivery.start(state)
+    trainer = Trainer(settings, learner, SampleDecoder(schema), delivery, state)
+    trainers.append(trainer)
+    if settings.metrics_port:
+        TrainerPage(trainer).start(settings.metrics_host, settings.metrics_port)
+    try:
+        with threadpool_limits(_BLAS_THREADS, user_api="blas"):
+            return run_app(_stream_settings(settings), trainer)
+    finally:
+        publisher.close()
+
+
+def _restored(learner: Learner, store: CheckpointStore) -> ModelState:
+    stored = store.load()
+    if stored is None:
+        state = learner.fresh_state(now_ms())
+        logger.info("new lineage %s in %s", state.manifest.lineage, store.folder)
+        return state
+    learner.restore(stored.state)
+    manifest = stored.state.manifest
+    logger.info(
+        "restored lineage %s at sequence %d: %d samples, %d rows",
+        manifest.lineage,
+        manifest.sequence,
+        manifest.samples_trained,
+        learner.table.rows,
+    )
+    return stored.state
+
+
+def _admission_factory(settings: TrainerSettings) -> Callable[[], AdmissionPolicy]:
+    if settings.admission == "always":
+        return AlwaysAdmit
+    return lambda: CountMinAdmission(
+        settings.admission_threshold,
+        settings.admission_bytes,
+        half_life_s=settings.admission_half_life_s,
+        seed=settings.seed,
+    )
+
+
+def _eviction(settings: TrainerSettings) -> EvictionPolicy:
+    return AgeEviction(settings.max_age_s) if settings.eviction == "age" else LeastFrequentEviction()
+
+
+def _stream_settings(settings: TrainerSettings) -> StreamSettings:
+    return StreamSettings(
+        brokers=settings.brokers,
+        topic=settings.topic,
+        group=settings.group,
+        partitions=settings.partitions,
+        start=settings.start,
+        security_protocol=settings.kafka_security_protocol,
+        sasl_username=settings.kafka_sasl_username,
+        sasl_password=settings.kafka_sasl_password,
+        watchdog_s=settings.watchdog_s,
+    )

@@ -1,0 +1,60 @@
+"""The kernel decorators: compiled, without the interpreter lock, never older than their sources."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from model_contract.compiled import fast_kernel, kernel
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@kernel
+def _strict_sum(values):
+    total = np.float32(0)
+    for value in values:
+        total += value
+    return total
+
+
+@fast_kernel
+def _free_sum(values):
+    total = np.float32(0)
+    for value in values:
+        total += value
+    return total
+
+
+def test_kernels_release_the_lock_and_keep_nan() -> None:
+    values = np.linspace(0, 1, 1001, dtype=np.float32)
+
+    assert _strict_sum.targetoptions["nogil"]
+    assert _free_sum.targetoptions["nogil"]
+    assert abs(_free_sum(values) - values.sum(dtype=np.float64)) < 1e-2
+    assert np.isnan(_free_sum(np.array([1, np.nan], np.float32)))
+    sequential = np.float32(0)
+    for value in values:
+        sequential += value
+    assert _strict_sum(values) == sequential
+
+
+def test_a_change_in_any_kernel_source_starts_a_new_cache_folder(tmp_path: Path) -> None:
+    (tmp_path / "model_contract").mkdir()
+    (tmp_path / "embedding_table").mkdir()
+    for name in ("__init__.py", "compiled.py"):
+        shutil.copy(ROOT / "model_contract" / name, tmp_path / "model_contract" / name)
+    other = tmp_path / "embedding_table" / "some_kernels.py"
+
+    def folder() -> str:
+        program = "import model_contract.compiled, numba; print(numba.config.CACHE_DIR)"
+        done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    other.write_text("# a kernel\n")
+    first = folder()
+    assert folder() == first
+    other.write_text("# a kernel, changed\n")
+    assert folder() != first

@@ -1,0 +1,127 @@
+"""The publisher against a real Redis: order, duplicates, gaps, fencing, bases, an emptied server."""
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from model_contract.redis_keys import BASE_CHUNK_BYTES, RedisKeys
+from stream_trainer.errors import Fenced, RedisUnavailable
+from stream_trainer.publisher import Head, Publisher
+
+
+@pytest.fixture
+def model(redis_server) -> str:
+    return redis_server.fresh_prefix("model")
+
+
+@pytest.fixture
+def client(redis_server) -> Iterator[redis.Redis]:
+    client = redis.Redis.from_url(redis_server.url)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def publisher(redis_server, model) -> Iterator[Publisher]:
+    publisher = Publisher(redis_server.url, model, kept_bases=2, stream_increments=100)
+    yield publisher
+    publisher.close()
+
+
+def stream(client: redis.Redis, model: str, lineage: str) -> list[tuple[str, bytes]]:
+    entries = client.xrange(RedisKeys(model).increments(lineage))
+    return [(entry_id.decode(), fields[b"data"]) for entry_id, fields in entries]
+
+
+def test_increments_follow_the_base_and_each_other(publisher: Publisher, client: redis.Redis, model: str) -> None:
+    assert publisher.head() is None
+    assert publisher.claim("a", 1, 0) == "empty"
+    assert not publisher.append("a", 1, 1, b"too early")
+
+    publisher.replace_base("a", 1, 0, "f", b"base")
+    assert publisher.append("a", 1, 1, b"one")
+    assert publisher.append("a", 1, 2, b"two")
+
+    assert publisher.head() == Head("a", 1, 2, 0, 1)
+    assert stream(client, model, "a") == [("1-0", b"one"), ("2-0", b"two")]
+
+
+def test_a_duplicate_changes_nothing_and_a_gap_is_refused(
+    publisher: Publisher, client: redis.Redis, model: str
+) -> None:
+    publisher.replace_base("a", 1, 5, "f", b"base")
+    publisher.append("a", 1, 6, b"six")
+
+    assert publisher.append("a", 1, 6, b"six again")
+    assert not publisher.append("a", 1, 8, b"eight")
+
+    assert stream(client, model, "a") == [("6-0", b"six")]
+
+
+def test_a_later_epoch_fences_off_the_earlier_one(publisher: Publisher, client: redis.Redis, model: str) -> None:
+    publisher.replace_base("a", 1, 0, "f", b"base")
+    publisher.append("a", 1, 1, b"one")
+
+    assert publisher.claim("a", 2, 1) == "ok"
+
+    with pytest.raises(Fenced):
+        publisher.append("a", 1, 2, b"stale")
+    with pytest.raises(Fenced):
+        publisher.replace_base("a", 1, 2, "f", b"stale base")
+    with pytest.raises(Fenced):
+        publisher.claim("a", 1, 2)
+    assert publisher.append("a", 2, 2, b"two")
+    assert stream(client, model, "a") == [("1-0", b"one"), ("2-0", b"two")]
+    assert not client.exists(RedisKeys(model).base_chunk("a", 2, 0))
+
+
+def test_another_lineage_is_taken_over_only_on_purpose(publisher: Publisher, client: redis.Redis, model: str) -> None:
+    publisher.replace_base("a", 3, 7, "f", b"base of a")
+    publisher.append("a", 3, 8, b"eight")
+
+    assert publisher.claim("b", 1, 0) == "foreign"
+    with pytest.raises(Fenced):
+        publisher.replace_base("b", 1, 0, "f", b"base of b")
+    publisher.replace_base("b", 1, 0, "f", b"base of b", take_over=True)
+
+    assert publisher.head() == Head("b", 1, 0, 0, 1)
+    assert stream(client, model, "a") == []
+    with pytest.raises(Fenced):
+        publisher.append("a", 3, 9, b"nine")
+
+
+def test_a_trainer_that_lost_what_was_published_is_told(publisher: Publisher) -> None:
+    publisher.replace_base("a", 1, 9, "f", b"base")
+
+    assert publisher.claim("a", 2, 8) == "ahead"
+
+
+def test_a_large_base_lies_in_chunks_and_old_ones_go(publisher: Publisher, client: redis.Redis, model: str) -> None:
+    data = bytes(range(256)) * (BASE_CHUNK_BYTES // 256) + b"tail"
+    keys = RedisKeys(model)
+    for sequence in (1, 2, 3):
+        publisher.replace_base("a", 1, sequence, "f", data)
+        publisher.append("a", 1, sequence + 1, b"next")
+
+    stored = b"".join(client.get(keys.base_chunk("a", 3, i)) for i in range(2))
+    assert stored == data
+    assert client.exists(keys.base_chunk("a", 2, 0))
+    assert not client.exists(keys.base_chunk("a", 1, 0))
+    assert [entry_id for entry_id, _ in stream(client, model, "a")] == ["3-0", "4-0"]
+    assert publisher.head() == Head("a", 1, 4, 3, 2)
+
+
+def test_an_emptied_server_says_so(publisher: Publisher, client: redis.Redis, model: str) -> None:
+    publisher.replace_base("a", 1, 0, "f", b"base")
+    client.delete(*client.keys(f"{RedisKeys(model).prefix}*"))
+
+    assert not publisher.append("a", 1, 1, b"one")
+
+
+def test_a_server_that_is_away_is_reported_as_such() -> None:
+    publisher = Publisher("redis://127.0.0.1:1/0", "m", kept_bases=1, stream_increments=10)
+
+    with pytest.raises(RedisUnavailable, match="redis: ConnectionError"):
+        publisher.head()
+    publisher.close()
