@@ -74,11 +74,10 @@ class DeadLetter:
     headers: Headers
     timestamp_ms: int
 
-    def letter_headers(self) -> list[tuple[str, bytes]]:
+    def letter_headers(self) -> list[tuple[str, bytes | None]]:
         """Returns the headers of the dead letter: the record's own, unchanged, then ours."""
-        own = [(name, b"" if value is None else value) for name, value in self.headers]
         return [
-            *own,
+            *self.headers,
             ("reason", self.reason.encode()),
             ("detail", self.detail.encode(errors="replace")),
             ("source-topic", self.source.topic.encode()),
