@@ -2,6 +2,9 @@
 
 DimflowError                      (model_contract.errors)
 └── CommandError                  anything the command itself raises
+    ├── StreamSettingError        a synthetic stream was asked for with values that cannot work (also a ValueError)
+    ├── SampleFileError           a file of samples that cannot be read as the model's samples
+    ├── ProduceError              samples that Kafka did not take
     └── LocalServerError          a server that dimflow started itself
         ├── ServerProgramMissing  the program of a server cannot be found or fetched
         ├── ServerNotReady        a server was started and did not come up
@@ -10,11 +13,32 @@ DimflowError                      (model_contract.errors)
 
 from model_contract.errors import DimflowError
 
-__all__ = ["CommandError", "LocalServerError", "ServerNotReady", "ServerOrderRefused", "ServerProgramMissing"]
+__all__ = [
+    "CommandError",
+    "LocalServerError",
+    "ProduceError",
+    "SampleFileError",
+    "ServerNotReady",
+    "ServerOrderRefused",
+    "ServerProgramMissing",
+    "StreamSettingError",
+]
 
 
 class CommandError(DimflowError):
     """Base of what the command raises."""
+
+
+class StreamSettingError(CommandError, ValueError):
+    """A synthetic stream was asked for with values that cannot work; the message names the setting and its range."""
+
+
+class SampleFileError(CommandError):
+    """A file of samples that cannot be read: not there, no such column, or a column that cannot hold what it should."""
+
+
+class ProduceError(CommandError):
+    """Samples that Kafka did not take; the message says how many were acknowledged before."""
 
 
 class LocalServerError(CommandError):
