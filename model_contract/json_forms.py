@@ -4,6 +4,7 @@ Knows the schema, no columns and no reasons. Invariant: what these types accept 
 fault with, so that a record is never refused without a reason.
 """
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -11,7 +12,7 @@ import numpy as np
 
 from model_contract.schema import ModelSchema
 
-__all__ = ["FLOAT32_MAX", "TS_MS_MAX", "dense_field", "request_form", "sample_form", "sparse_field"]
+__all__ = ["FLOAT32_MAX", "TS_MS_MAX", "RequestForm", "dense_field", "request_form", "sample_form", "sparse_field"]
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 TS_MS_MAX = 2**53  # beyond it JSON's readers disagree about integers
@@ -20,6 +21,19 @@ _SingleValue = int | str | None
 _Number = Annotated[float, msgspec.Meta(ge=-FLOAT32_MAX, le=FLOAT32_MAX)] | None
 _Weight = Annotated[float, msgspec.Meta(ge=0.0, le=FLOAT32_MAX)] | None
 _TsMs = Annotated[int, msgspec.Meta(ge=0, le=TS_MS_MAX)] | None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestForm:
+    """The structs of a prediction request.
+
+    Attributes:
+        body: `instances`, a list of instances, or `sparse` and `dense` of the only one.
+        instance: `sparse` and `dense`.
+    """
+
+    body: type[Any]
+    instance: type[Any]
 
 
 def sparse_field(slot: int) -> str:
@@ -72,12 +86,11 @@ def sample_form(schema: ModelSchema, max_values_per_bag: int) -> type[Any]:
     )
 
 
-def request_form(schema: ModelSchema, max_values_per_bag: int) -> type[Any]:
-    """Struct of a request: either `instances`, a list of structs with sparse and dense, or those two themselves."""
+def request_form(schema: ModelSchema, max_values_per_bag: int) -> RequestForm:
+    """Structs of a request: all fields of the body are `msgspec.UNSET` where they are absent."""
     features = _features(schema, max_values_per_bag)
     instance: Any = msgspec.defstruct("Instance", features, forbid_unknown_fields=True, gc=False)
-    unset = msgspec.UNSET
-    fields = [(name, kind | msgspec.UnsetType, unset) for name, kind, _ in features]
-    return msgspec.defstruct(
-        "Request", [("instances", list[instance] | msgspec.UnsetType, unset), *fields], forbid_unknown_fields=True
-    )
+    kinds = {"instances": list[instance], **{name: kind for name, kind, _ in features}}
+    fields = [(name, kind | msgspec.UnsetType, msgspec.UNSET) for name, kind in kinds.items()]
+    body = msgspec.defstruct("Request", fields, forbid_unknown_fields=True, gc=False)
+    return RequestForm(body, instance)

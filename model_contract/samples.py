@@ -7,6 +7,7 @@ value is one entry, its slot's missing id), and no id is 0.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,6 +122,7 @@ class SampleBatch:
     @staticmethod
     def concatenate(batches: Sequence["SampleBatch"]) -> "SampleBatch":
         """The samples of all batches one after another; the batches are of one schema, at least one is given."""
+        batches = [batch for batch in batches if batch.rows] or batches[:1]
         if len(batches) == 1:
             return batches[0]
         shifts = np.cumsum([0] + [len(batch.ids) for batch in batches])
@@ -149,3 +151,14 @@ class Decoded:
     batch: SampleBatch
     source_index: NDArray[np.int64]
     rejects: tuple[Reject, ...]
+
+    @staticmethod
+    def merged(parts: Sequence["Decoded"]) -> "Decoded":
+        """What all parts (at least one) made of different records of one list, in the order of the records."""
+        batch = SampleBatch.concatenate([part.batch for part in parts])
+        source_index = np.concatenate([part.source_index for part in parts])
+        if np.any(source_index[1:] < source_index[:-1]):
+            order = np.argsort(source_index, kind="stable")
+            batch, source_index = batch.take(order), source_index[order]
+        rejects = sorted((reject for part in parts for reject in part.rejects), key=attrgetter("index"))
+        return Decoded(batch, source_index, tuple(rejects))
