@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedding_table.hash_index import ABSENT
-from embedding_table.prefetch import prefetch
+from embedding_table.machine_words import add_row, add_scaled_row, copy_row, fill_row, prefetch, sum_of_squares, weighted_sum_of_rows
 from embedding_table.row_arena import ROW_BITS, TableViews, state_offset, value_offset
 from model_contract.compiled import fast_kernel, kernel
 
@@ -27,37 +27,41 @@ TRAINED_STATE_WORDS = 5
 DIRTY_BIT = np.uint32(0x80000000)
 _AHEAD = 16
 _POOL_MEAN = 1
+_LINE_FLOATS = 16
 
 
 class UpdateScratch(NamedTuple):
     """Working memory of `update_bags`; one per thread, sized for the most lookups of a range.
 
     Attributes:
-        following: i32 (L,), next lookup of the same row, -1 at the end.
-        bag: i32 (L,), the bag of a lookup, counted from the range's start.
-        row: u32 (L,), handles of the distinct rows.
-        first: i32 (L,), a row's first lookup in `following`.
-        accumulator: f32 (L,), a row's accumulator while its state word holds its number in `row`.
+        number: i32 (L,), the lookup's row, numbered in order of first appearance, -1 for none.
+        row: u32 (L,), handles of the distinct rows by number.
+        end: i32 (L,), behind a row's last lookup in the two below.
+        bag: i32 (L,), bags by row, counted from the range's start, a row's in order of lookup.
+        scale: f32 (L,), likewise what the bag's gradient counts for each of its members.
+        accumulator: f32 (L,), a row's accumulator while its state word holds its number.
         gradient: f32 (D,), one row's summed gradient.
     """
 
-    following: NDArray[np.int32]
-    bag: NDArray[np.int32]
+    number: NDArray[np.int32]
     row: NDArray[np.uint32]
-    first: NDArray[np.int32]
+    end: NDArray[np.int32]
+    bag: NDArray[np.int32]
+    scale: NDArray[np.float32]
     accumulator: NDArray[np.float32]
     gradient: NDArray[np.float32]
 
 
 def new_scratch(lookups: int, dim: int) -> UpdateScratch:
-    """Working memory for ranges of at most `lookups` lookups and rows of at most `dim` columns."""
+    """Working memory for ranges of at most `lookups` lookups and gradients of `dim` columns."""
     return UpdateScratch(
-        np.empty(lookups, np.int32),
-        np.empty(lookups, np.int32),
-        np.empty(lookups, np.uint32),
-        np.empty(lookups, np.int32),
-        np.empty(lookups, np.float32),
-        np.empty(dim, np.float32),
+        number=np.empty(lookups, np.int32),
+        row=np.empty(lookups, np.uint32),
+        end=np.empty(lookups, np.int32),
+        bag=np.empty(lookups, np.int32),
+        scale=np.empty(lookups, np.float32),
+        accumulator=np.empty(lookups, np.float32),
+        gradient=np.empty(dim, np.float32),
     )
 
 
@@ -82,76 +86,163 @@ def gather_bags(
         hi_bag: behind the last bag.
         out: f32 (hi_bag - lo_bag, D), C order, overwritten.
     """
-    slots = pooling.size
+    values, slab_width, slab_block, block_columns = views.values, views.slab_width, views.slab_block, views.block_columns
     dim = out.shape[1]
+    flat = out.reshape(-1)
     end = offsets[hi_bag]
     for bag in range(lo_bag, hi_bag):
-        target = out[bag - lo_bag]
-        target[:] = np.float32(0)
-        for lookup in range(offsets[bag], offsets[bag + 1]):
-            if lookup + _AHEAD < end:
+        at = (bag - lo_bag) * dim
+        begin = offsets[bag]
+        members = offsets[bag + 1] - begin
+        if members != 1:
+            fill_row(flat, at, dim, np.float32(0))
+        for lookup in range(begin, begin + members):
+            if lookup + _AHEAD < end and handles[lookup + _AHEAD] != ABSENT:
                 ahead = handles[lookup + _AHEAD]
-                if ahead != ABSENT:
-                    prefetch(views.values, value_offset(views, ahead))
+                width = np.int64(slab_width[ahead >> ROW_BITS])
+                start = value_offset(ahead, width)
+                for column in range(0, width, _LINE_FLOATS):
+                    prefetch(values, start + column)
             handle = handles[lookup]
-            if handle == ABSENT:
-                continue
-            start = value_offset(views, handle)
-            slab = handle >> np.uint32(ROW_BITS)
-            width = views.slab_width[slab]
+            width = np.int64(slab_width[handle >> ROW_BITS]) if handle != ABSENT else 0
+            start = value_offset(handle, width)
             if width == dim:
-                for column in range(dim):
-                    target[column] += views.values[start + column]
-            else:
-                block = views.slab_block[slab]
+                if members == 1:
+                    copy_row(flat, at, values, start, dim)
+                else:
+                    add_row(flat, at, values, start, dim)
+                continue
+            if members == 1:
+                fill_row(flat, at, dim, np.float32(0))
+            if width:
+                block = slab_block[handle >> ROW_BITS]
                 for column in range(width):
-                    target[views.block_columns[block, column]] += views.values[start + column]
-        members = offsets[bag + 1] - offsets[bag]
-        if members > 1 and pooling[bag % slots] == _POOL_MEAN:
+                    flat[at + np.int64(block_columns[block, column])] += values[start + column]
+        if members > 1 and pooling[bag % pooling.size] == _POOL_MEAN:
             scale = np.float32(1) / np.float32(members)
             for column in range(dim):
-                target[column] *= scale
+                flat[at + column] *= scale
 
 
 @kernel
-def _list_rows(
+def _number_rows(
     views: TableViews,
     handles: NDArray[np.uint32],
-    offsets: NDArray[np.int64],
-    lo_bag: int,
-    hi_bag: int,
+    lo: int,
+    hi: int,
     scratch: UpdateScratch,
 ) -> int:
-    """Groups the lookups of the range by row; answers the number of rows.
+    """Numbers the rows of lookups lo .. hi in order of first appearance and counts their lookups in `end`.
 
-    A row's accumulator word holds its number in `scratch.row` meanwhile; a word that holds anything else, even a
-    number left by chance, does not point back to the row. No table of its own, no clearing.
+    A row's accumulator word holds its number meanwhile; a word that holds anything else, even a number left by
+    chance, does not point back to the row. No table of its own, no clearing.
     """
+    values, words, state_words = views.values, views.words, views.state_words
+    listed, numbers, counts, accumulator = scratch.row, scratch.number, scratch.end, scratch.accumulator
     rows = 0
-    begin = offsets[lo_bag]
-    end = offsets[hi_bag]
-    for bag in range(lo_bag, hi_bag):
-        for lookup in range(offsets[bag], offsets[bag + 1]):
-            if lookup + _AHEAD < end and handles[lookup + _AHEAD] != ABSENT:
-                prefetch(views.words, state_offset(views, handles[lookup + _AHEAD]))
-            handle = handles[lookup]
-            if handle == ABSENT:
-                continue
-            local = lookup - begin
-            scratch.bag[local] = bag - lo_bag
-            at = state_offset(views, handle) + ACCUMULATOR
-            number = np.int64(views.words[at])
-            if number < rows and scratch.row[number] == handle:
-                scratch.following[local] = scratch.first[number]
-            else:
-                number = rows
-                rows += 1
-                scratch.row[number] = handle
-                scratch.accumulator[number] = views.values[at]
-                views.words[at] = np.uint32(number)
-                scratch.following[local] = -1
-            scratch.first[number] = local
+    for lookup in range(lo, hi):
+        if lookup + _AHEAD < hi:
+            prefetch(words, state_offset(handles[lookup + _AHEAD], state_words))
+        handle = handles[lookup]
+        if handle == ABSENT:
+            numbers[lookup - lo] = -1
+            continue
+        at = state_offset(handle, state_words) + ACCUMULATOR
+        number = np.int64(words[at])
+        if number < rows and listed[number] == handle:
+            counts[number] += 1
+        else:
+            number = rows
+            rows += 1
+            listed[number] = handle
+            accumulator[number] = values[at]
+            words[at] = np.uint32(number)
+            counts[number] = 1
+        numbers[lookup - lo] = number
     return rows
+
+
+@kernel
+def _sort_by_row(
+    offsets: NDArray[np.int64], pooling: NDArray[np.int8], lo_bag: int, hi_bag: int, rows: int, scratch: UpdateScratch
+) -> None:
+    numbers, ends, bags, scales = scratch.number, scratch.end, scratch.bag, scratch.scale
+    start = 0
+    for number in range(rows):
+        members = ends[number]
+        ends[number] = start
+        start += members
+    first = offsets[lo_bag]
+    slots = pooling.size
+    slot = lo_bag % slots - 1
+    bag = lo_bag - 1
+    bag_end = first
+    scale = np.float32(1)
+    for lookup in range(first, offsets[hi_bag]):  # one flat loop: a loop per bag costs more than its one member
+        while lookup == bag_end:
+            bag += 1
+            bag_end = offsets[bag + 1]
+            slot = slot + 1 if slot + 1 < slots else 0
+            scale = np.float32(1)
+            if pooling[slot] == _POOL_MEAN and bag_end > lookup + 1:
+                scale /= np.float32(bag_end - lookup)
+        number = np.int64(numbers[lookup - first])
+        if number >= 0:
+            place = np.int64(ends[number])
+            bags[place] = bag - lo_bag
+            scales[place] = scale
+            ends[number] = place + 1
+
+
+@fast_kernel
+def _train_rows(
+    views: TableViews,
+    grad: NDArray[np.float32],
+    rate: float,
+    tiny: float,
+    now_s: int,
+    rows: int,
+    scratch: UpdateScratch,
+) -> None:
+    values, words, state_words = views.values, views.words, views.state_words
+    slab_width, slab_block, block_columns = views.slab_width, views.slab_block, views.block_columns
+    listed, ends, total, bags, scales = scratch.row, scratch.end, scratch.gradient, scratch.bag, scratch.scale
+    dirty, dirty_length = views.dirty, views.dirty_length[0]
+    flat = grad.reshape(-1)
+    dim = grad.shape[1]
+    lookups = ends[rows - 1] if rows else 0
+    begin = 0
+    for number in range(rows):
+        if number + _AHEAD < rows:
+            ahead = listed[number + _AHEAD]
+            width = np.int64(slab_width[ahead >> ROW_BITS])
+            start = value_offset(ahead, width)
+            for column in range(0, width, _LINE_FLOATS):
+                prefetch(values, start + column)
+        end = np.int64(ends[number])
+        for member in range(end, min(2 * end - begin, lookups)):
+            prefetch(flat, np.int64(bags[member]) * dim)
+        weighted_sum_of_rows(total, dim, flat, bags, scales, begin, end)
+        handle = listed[number]
+        width = np.int64(slab_width[handle >> ROW_BITS])
+        if width != dim:
+            block = slab_block[handle >> ROW_BITS]
+            for column in range(width):  # columns ascend, so none is overwritten before it is read
+                total[column] = total[block_columns[block, column]]
+        squares = sum_of_squares(total, 0, width)
+        accumulator = scratch.accumulator[number] + squares / np.float32(max(width, 1))
+        step = rate / (np.sqrt(accumulator) + tiny)
+        add_scaled_row(values, value_offset(handle, width), total, 0, width, -step)
+        state = state_offset(handle, state_words)
+        values[state + ACCUMULATOR] = accumulator
+        words[state + LAST_SEEN] = np.uint32(now_s)
+        if not words[state + COUNT] & DIRTY_BIT:
+            dirty[dirty_length] = handle
+            dirty_length += 1
+        count = np.abs(values[state + COUNT]) + np.float32(end - begin)
+        values[state + COUNT] = -count  # never zero, so the sign is kept
+        begin = end
+    views.dirty_length[0] = dirty_length
 
 
 @fast_kernel
@@ -185,49 +276,6 @@ def update_bags(
         now_s: seconds since epoch.
         scratch: for as many lookups as the range holds.
     """
-    slots = pooling.size
-    dim = grad.shape[1]
-    rate = np.float32(lr)
-    tiny = np.float32(eps)
-    rows = _list_rows(views, handles, offsets, lo_bag, hi_bag, scratch)
-    total = scratch.gradient
-    dirty_length = views.dirty_length[0]
-    for number in range(rows):
-        if number + _AHEAD < rows:
-            prefetch(views.values, value_offset(views, scratch.row[number + _AHEAD]))
-        handle = scratch.row[number]
-        total[:] = np.float32(0)
-        occurrences = 0
-        lookup = scratch.first[number]
-        while lookup >= 0:
-            bag = scratch.bag[lookup]
-            members = offsets[lo_bag + bag + 1] - offsets[lo_bag + bag]
-            scale = np.float32(1)
-            if members > 1 and pooling[(lo_bag + bag) % slots] == _POOL_MEAN:
-                scale = np.float32(1) / np.float32(members)
-            for column in range(dim):
-                total[column] += scale * grad[bag, column]
-            occurrences += 1
-            lookup = scratch.following[lookup]
-        slab = handle >> np.uint32(ROW_BITS)
-        width = np.int64(views.slab_width[slab])
-        block = views.slab_block[slab]
-        if width != dim:
-            for column in range(width):
-                total[column] = total[views.block_columns[block, column]]
-        squares = np.float32(0)
-        for column in range(width):
-            squares += total[column] * total[column]
-        accumulator = scratch.accumulator[number] + squares / np.float32(max(width, 1))
-        step = rate / (np.sqrt(accumulator) + tiny)
-        start = value_offset(views, handle)
-        for column in range(width):
-            views.values[start + column] -= step * total[column]
-        state = state_offset(views, handle)
-        views.values[state + ACCUMULATOR] = accumulator
-        views.words[state + LAST_SEEN] = np.uint32(now_s)
-        if not views.words[state + COUNT] & DIRTY_BIT:
-            views.dirty[dirty_length] = handle
-            dirty_length += 1
-        views.values[state + COUNT] = -(np.abs(views.values[state + COUNT]) + np.float32(occurrences))
-    views.dirty_length[0] = dirty_length
+    rows = _number_rows(views, handles, offsets[lo_bag], offsets[hi_bag], scratch)
+    _sort_by_row(offsets, pooling, lo_bag, hi_bag, rows, scratch)
+    _train_rows(views, grad, np.float32(lr), np.float32(eps), now_s, rows, scratch)

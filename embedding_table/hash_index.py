@@ -14,7 +14,7 @@ Calls must not overlap in time when one of them inserts or erases: the owner hol
 import numpy as np
 from numpy.typing import NDArray
 
-from embedding_table.prefetch import prefetch
+from embedding_table.machine_words import prefetch
 from model_contract.compiled import kernel
 
 __all__ = ["ABSENT", "HashIndex"]

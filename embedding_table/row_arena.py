@@ -62,18 +62,18 @@ class TableViews(NamedTuple):
 
 
 @kernel
-def value_offset(views: TableViews, handle: np.uint32) -> int:
-    """Where the row's first value lies in `values`."""
-    slab = np.int64(handle >> np.uint32(ROW_BITS))
-    return slab * SLAB_WORDS + np.int64(handle & np.uint32(ROW_MASK)) * np.int64(views.slab_width[slab])
+def value_offset(handle: np.uint32, width: int) -> int:
+    """Where the first value of a row of `width` columns lies in `values`."""
+    slab = np.int64(handle) >> ROW_BITS
+    return slab * SLAB_WORDS + (np.int64(handle) & ROW_MASK) * np.int64(width)
 
 
 @kernel
-def state_offset(views: TableViews, handle: np.uint32) -> int:
+def state_offset(handle: np.uint32, state_words: int) -> int:
     """Where the row's first state word lies in `words` (a float among them: in `values`)."""
-    slab = np.int64(handle >> np.uint32(ROW_BITS))
-    row = np.int64(handle & np.uint32(ROW_MASK))
-    return (slab + 1) * SLAB_WORDS - (row + 1) * views.state_words
+    slab = np.int64(handle) >> ROW_BITS
+    row = np.int64(handle) & ROW_MASK
+    return (slab + 1) * SLAB_WORDS - (row + 1) * np.int64(state_words)
 
 
 @kernel
@@ -151,10 +151,10 @@ def _write_rows(
     views: TableViews, handles: NDArray[np.uint32], ids: NDArray[np.uint64], values: NDArray[np.float32]
 ) -> None:
     for k in range(handles.size):
-        start = value_offset(views, handles[k])
+        start = value_offset(handles[k], values.shape[1])
         for column in range(values.shape[1]):
             views.values[start + column] = values[k, column]
-        state = state_offset(views, handles[k])
+        state = state_offset(handles[k], views.state_words)
         views.words[state + ID_LOW] = np.uint32(ids[k])
         views.words[state + ID_HIGH] = np.uint32(ids[k] >> np.uint64(32))
 
@@ -164,10 +164,10 @@ def _read_rows(
     views: TableViews, handles: NDArray[np.uint32], ids: NDArray[np.uint64], values: NDArray[np.float32]
 ) -> None:
     for k in range(handles.size):
-        start = value_offset(views, handles[k])
+        start = value_offset(handles[k], values.shape[1])
         for column in range(values.shape[1]):
             values[k, column] = views.values[start + column]
-        state = state_offset(views, handles[k])
+        state = state_offset(handles[k], views.state_words)
         low = np.uint64(views.words[state + ID_LOW])
         ids[k] = low | (np.uint64(views.words[state + ID_HIGH]) << np.uint64(32))
 

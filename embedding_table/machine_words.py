@@ -1,0 +1,219 @@
+"""Machine code that numba does not write by itself: fetch a cache line early, work on a few floats in whole vectors.
+
+Knows nothing of tables: a row here is `width` float32 elements of a C-contiguous array from a position on. numba's own
+loops over so few elements run one by one, because it can neither rule out that two arrays overlap nor know how few
+they are; these go by 16, then 8, 4, 2, 1 without a check between.
+
+Invariant: `prefetch` never changes a result and never faults, whatever the position; the others touch exactly the
+elements named and check nothing, and two rows given to one of them do not overlap.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+__all__ = ["add_row", "add_scaled_row", "copy_row", "fill_row", "prefetch", "sum_of_squares", "weighted_sum_of_rows"]
+
+_LANES = 16
+_READ, _KEEP_IN_ALL_LEVELS, _DATA_CACHE = 0, 3, 1
+_FAST = ("reassoc", "contract", "nsz", "arcp")
+_LANE_NUMBER = ir.IntType(32)
+
+
+class _Row:
+    """One array argument with the position its row starts at, while code is generated."""
+
+    def __init__(self, context: Any, builder: Any, array_type: Any, array: Any, position: Any) -> None:
+        self._builder = builder
+        self._start = builder.gep(context.make_array(array_type)(context, builder, array).data, [position])
+
+    def _pointer(self, element: Any, lanes: int) -> Any:
+        address = self._builder.gep(self._start, [element])
+        return self._builder.bitcast(address, ir.VectorType(ir.FloatType(), lanes).as_pointer())
+
+    def load(self, element: Any, lanes: int) -> Any:
+        return self._builder.load(self._pointer(element, lanes), align=4)
+
+    def store(self, element: Any, lanes: int, vector: Any) -> None:
+        self._builder.store(vector, self._pointer(element, lanes), align=4)
+
+
+def _in_vectors(builder: Any, width: Any, emit: Callable[[Any, int], None]) -> None:
+    """Generates `emit(element, lanes)` for the vectors that make up `width` elements."""
+    integer = width.type
+    whole = builder.and_(width, integer(-_LANES))
+    with cgutils.for_range_slice(builder, integer(0), whole, integer(_LANES), integer) as (element, _):
+        emit(element, _LANES)
+    with builder.if_then(builder.icmp_signed("!=", whole, width), likely=False):
+        lanes = _LANES // 2
+        while lanes:
+            present = builder.icmp_signed("!=", builder.and_(width, integer(lanes)), integer(0))
+            with builder.if_then(present):
+                emit(builder.and_(width, integer(-2 * lanes)), lanes)
+            lanes //= 2
+
+
+def _all_lanes(builder: Any, lanes: int, scalar: Any) -> Any:
+    vector = ir.Constant(ir.VectorType(ir.FloatType(), lanes), ir.Undefined)
+    for lane in range(lanes):
+        vector = builder.insert_element(vector, scalar, _LANE_NUMBER(lane))
+    return vector
+
+
+def _sum_lanes(builder: Any, lanes: int, vector: Any) -> Any:
+    mask = ir.VectorType(_LANE_NUMBER, lanes)
+    width = lanes
+    while width > 1:
+        width //= 2
+        upper = [_LANE_NUMBER(lane + width if lane < width else 0) for lane in range(lanes)]
+        vector = builder.fadd(vector, builder.shuffle_vector(vector, vector, ir.Constant(mask, upper)))
+    return builder.extract_element(vector, _LANE_NUMBER(0))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def prefetch(typing_context: Any, array: Any, position: Any) -> Any:
+    """Starts loading the cache line that holds `array[position]`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        word = ir.IntType(32)
+        function_type = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, word, word, word])
+        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
+        address = builder.bitcast(builder.gep(data, [arguments[1]]), cgutils.voidptr_t)
+        builder.call(function, [address, word(_READ), word(_KEEP_IN_ALL_LEVELS), word(_DATA_CACHE)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def fill_row(typing_context: Any, target: Any, at: Any, width: Any, value: Any) -> Any:
+    """target[at : at + width] = value."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        row = _Row(context, builder, signature.args[0], *arguments[:2])
+
+        def emit(element: Any, lanes: int) -> None:
+            row.store(element, lanes, _all_lanes(builder, lanes, arguments[3]))
+
+        _in_vectors(builder, arguments[2], emit)
+        return context.get_dummy_value()
+
+    return types.void(target, types.intp, types.intp, types.float32), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def copy_row(typing_context: Any, target: Any, at: Any, source: Any, start: Any, width: Any) -> Any:
+    """target[at : at + width] = source[start : start + width]."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        row = _Row(context, builder, signature.args[0], *arguments[:2])
+        other = _Row(context, builder, signature.args[2], *arguments[2:4])
+
+        def emit(element: Any, lanes: int) -> None:
+            row.store(element, lanes, other.load(element, lanes))
+
+        _in_vectors(builder, arguments[4], emit)
+        return context.get_dummy_value()
+
+    return types.void(target, types.intp, source, types.intp, types.intp), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def add_row(typing_context: Any, target: Any, at: Any, source: Any, start: Any, width: Any) -> Any:
+    """target[at : at + width] += source[start : start + width]."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        row = _Row(context, builder, signature.args[0], *arguments[:2])
+        other = _Row(context, builder, signature.args[2], *arguments[2:4])
+
+        def emit(element: Any, lanes: int) -> None:
+            row.store(element, lanes, builder.fadd(row.load(element, lanes), other.load(element, lanes)))
+
+        _in_vectors(builder, arguments[4], emit)
+        return context.get_dummy_value()
+
+    return types.void(target, types.intp, source, types.intp, types.intp), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def add_scaled_row(
+    typing_context: Any, target: Any, at: Any, source: Any, start: Any, width: Any, scale: Any
+) -> Any:
+    """target[at : at + width] += scale * source[start : start + width], each in one rounding where the machine can."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        row = _Row(context, builder, signature.args[0], *arguments[:2])
+        other = _Row(context, builder, signature.args[2], *arguments[2:4])
+
+        def emit(element: Any, lanes: int) -> None:
+            factor = _all_lanes(builder, lanes, arguments[5])
+            product = builder.fmul(factor, other.load(element, lanes), flags=_FAST)
+            row.store(element, lanes, builder.fadd(row.load(element, lanes), product, flags=_FAST))
+
+        _in_vectors(builder, arguments[4], emit)
+        return context.get_dummy_value()
+
+    return types.void(target, types.intp, source, types.intp, types.intp, types.float32), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def sum_of_squares(typing_context: Any, source: Any, start: Any, width: Any) -> Any:
+    """Sum of source[start : start + width] ** 2, added up by lanes."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        row = _Row(context, builder, signature.args[0], *arguments[:2])
+        vector = ir.VectorType(ir.FloatType(), _LANES)
+        lanes_sum = cgutils.alloca_once(builder, vector)
+        rest_sum = cgutils.alloca_once(builder, ir.FloatType())
+        builder.store(ir.Constant(vector, [0.0] * _LANES), lanes_sum)
+        builder.store(ir.FloatType()(0.0), rest_sum)
+
+        def emit(element: Any, lanes: int) -> None:
+            values = row.load(element, lanes)
+            squares = builder.fmul(values, values, flags=_FAST)
+            if lanes == _LANES:
+                builder.store(builder.fadd(builder.load(lanes_sum), squares, flags=_FAST), lanes_sum)
+            else:
+                rest = _sum_lanes(builder, lanes, squares)
+                builder.store(builder.fadd(builder.load(rest_sum), rest), rest_sum)
+
+        _in_vectors(builder, arguments[2], emit)
+        return builder.fadd(_sum_lanes(builder, _LANES, builder.load(lanes_sum)), builder.load(rest_sum))
+
+    return types.float32(source, types.intp, types.intp), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def weighted_sum_of_rows(
+    typing_context: Any, target: Any, width: Any, source: Any, rows: Any, weights: Any, begin: Any, end: Any
+) -> Any:
+    """target[:width] = sum of weights[k] * row rows[k] of `source`, rows `width` wide, over k in begin .. end."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        target_row = _Row(context, builder, signature.args[0], arguments[0], arguments[5].type(0))
+        source_row = _Row(context, builder, signature.args[2], arguments[2], arguments[5].type(0))
+        width, begin, end = arguments[1], arguments[5], arguments[6]
+        integer = begin.type
+        numbers = context.make_array(signature.args[3])(context, builder, arguments[3]).data
+        factors = context.make_array(signature.args[4])(context, builder, arguments[4]).data
+
+        def emit(element: Any, lanes: int) -> None:
+            vector = ir.VectorType(ir.FloatType(), lanes)
+            total = cgutils.alloca_once(builder, vector)
+            builder.store(ir.Constant(vector, [0.0] * lanes), total)
+            with cgutils.for_range_slice(builder, begin, end, integer(1), integer) as (k, _):
+                number = builder.sext(builder.load(builder.gep(numbers, [k])), integer)
+                factor = _all_lanes(builder, lanes, builder.load(builder.gep(factors, [k])))
+                values = source_row.load(builder.add(builder.mul(number, width), element), lanes)
+                product = builder.fmul(factor, values, flags=_FAST)
+                builder.store(builder.fadd(builder.load(total), product, flags=_FAST), total)
+            target_row.store(element, lanes, builder.load(total))
+
+        _in_vectors(builder, width, emit)
+        return context.get_dummy_value()
+
+    return types.void(target, types.intp, source, rows, weights, types.intp, types.intp), generate
