@@ -1,0 +1,218 @@
+"""Samples into a Kafka topic, every one acknowledged by all replicas or an error that says how many were not.
+
+The only module here that imports the Kafka client of the producing side; knows no file, no model and no terminal.
+Invariant: after `flush` (and so after a `with` block that ends well) each sample handed to `send` is in the topic
+exactly once (the client's idempotent mode), or `ProduceError` was raised. The client itself buffers without limit, so
+`send` waits while more than `max_in_flight_bytes` are unacknowledged.
+
+Rows go round-robin over the partitions in short runs, so that a reader of all of them sees nearly the order sent.
+"""
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import pyarrow as pa
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
+
+from dimflow.errors import ProduceError
+from dimflow.sample_encoding import ArrowEncoder, JsonEncoder, SampleEncoder
+from model_contract.schema import ModelSchema
+
+__all__ = ["ProduceProgress", "SampleProducer"]
+
+_RUN_ROWS = 512  # rows that follow each other in one partition, so that the client fills its batches
+_WAIT_S = 0.001
+_INTERRUPTED_FLUSH_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProduceProgress:
+    """How far a producer is.
+
+    Attributes:
+        sent: samples handed to the client.
+        acknowledged: samples that all replicas hold.
+        messages: messages handed to the client.
+        sent_bytes: bytes of their values.
+    """
+
+    sent: int = 0
+    acknowledged: int = 0
+    messages: int = 0
+    sent_bytes: int = 0
+
+
+class SampleProducer:
+    """Sends batches of samples. Use it in a `with` block; one thread at a time may call it.
+
+    Args:
+        brokers: `host:port`, comma-separated.
+        topic: where to; created by the brokers if they allow that.
+        schema: which columns are slots and which are dense features.
+        form: `arrow`, many samples a message, or `json`, one a message.
+        rows_per_message: most samples of an Arrow message.
+        connect_timeout_s: how long to wait for the brokers and the topic.
+        delivery_timeout_s: how long a message may take from `send` to its acknowledgement, retries included.
+        max_in_flight_bytes: see the module's docstring.
+        client_options: further settings of kafka-python's producer, such as `security_protocol` or `ssl_cafile`.
+
+    Raises:
+        ProduceError: the brokers or the topic could not be reached.
+    """
+
+    def __init__(
+        self,
+        brokers: str,
+        topic: str,
+        schema: ModelSchema,
+        *,
+        form: Literal["arrow", "json"] = "arrow",
+        rows_per_message: int = 4096,
+        connect_timeout_s: float = 30.0,
+        delivery_timeout_s: float = 120.0,
+        max_in_flight_bytes: int = 32 << 20,
+        client_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        encoder: SampleEncoder = ArrowEncoder(schema, rows_per_message) if form == "arrow" else JsonEncoder(schema)
+        self._encoder = encoder
+        self._headers = [("content-type", encoder.content_type)]
+        self._topic = topic
+        self._delivery_timeout_s = delivery_timeout_s
+        self._max_in_flight_bytes = max_in_flight_bytes
+        self._in_flight: deque[tuple[Any, int, int]] = deque()  # future, rows, bytes
+        self._in_flight_bytes = 0
+        self._sent = self._acknowledged = self._messages = self._sent_bytes = 0
+        self._closed = False
+        settings: dict[str, Any] = {
+            "bootstrap_servers": brokers.split(","),
+            "acks": "all",
+            "linger_ms": 5,
+            "batch_size": 1 << 18,
+            "max_block_ms": int(connect_timeout_s * 1000),
+            "bootstrap_timeout_ms": int(connect_timeout_s * 1000),
+            "request_timeout_ms": int(min(30.0, delivery_timeout_s / 2) * 1000),
+            "delivery_timeout_ms": int(delivery_timeout_s * 1000),
+            "metrics_enabled": False,
+        }
+        try:
+            self._client = KafkaProducer(**(settings | dict(client_options or {})))
+            self._partitions = sorted(self._client.partitions_for(topic))
+        except (KafkaError, ValueError) as error:
+            message = f"brokers {brokers}, topic {topic!r}: not reached within {connect_timeout_s} s: {error!r}"
+            raise ProduceError(message) from error
+
+    @property
+    def progress(self) -> ProduceProgress:
+        """How far it is, by the acknowledgements seen until now."""
+        return ProduceProgress(self._sent, self._acknowledged, self._messages, self._sent_bytes)
+
+    def send(self, batch: pa.RecordBatch) -> None:
+        """Encodes a batch and hands it to the client; waits while too much is unacknowledged.
+
+        Args:
+            batch: as `sample_columns` promises.
+
+        Raises:
+            ProduceError: a message, of this batch or an earlier one, was not taken.
+        """
+        encoded = self._encoder.encode(batch)
+        run = max(1, _RUN_ROWS // self._encoder.rows_per_message)
+        for value, rows in zip(encoded.values, encoded.rows, strict=True):
+            if self._in_flight_bytes > self._max_in_flight_bytes:
+                self._collect_until(self._max_in_flight_bytes // 2)
+            partition = self._partitions[self._messages // run % len(self._partitions)]
+            try:
+                future = self._client.send(self._topic, value, headers=self._headers, partition=partition)
+            except KafkaError as error:
+                raise self._failure(error) from error
+            self._in_flight.append((future, rows, len(value)))
+            self._in_flight_bytes += len(value)
+            self._messages += 1
+            self._sent += rows
+            self._sent_bytes += len(value)
+        self.collect()
+
+    def collect(self) -> None:
+        """Counts the acknowledgements that have come.
+
+        Raises:
+            ProduceError: a message was not taken.
+        """
+        while self._in_flight and self._in_flight[0][0].is_done:
+            future, rows, value_bytes = self._in_flight.popleft()
+            if future.exception is not None:
+                raise self._failure(future.exception) from future.exception
+            self._in_flight_bytes -= value_bytes
+            self._acknowledged += rows
+
+    def _collect_until(self, left_bytes: int, timeout_s: float | None = None) -> None:
+        """Waits for acknowledgements; ends, since the client fails what it cannot deliver in time."""
+        deadline = time.monotonic() + (self._delivery_timeout_s * 2 if timeout_s is None else timeout_s)
+        self.collect()
+        while self._in_flight and self._in_flight_bytes > left_bytes:
+            if time.monotonic() > deadline:
+                message = "no acknowledgement in time"
+                raise self._failure(KafkaError(message))
+            time.sleep(_WAIT_S)
+            self.collect()
+
+    def flush(self, timeout_s: float | None = None) -> None:
+        """Waits until every sample sent is acknowledged.
+
+        Args:
+            timeout_s: how long; None waits as long as a delivery may take.
+
+        Raises:
+            ProduceError: a message was not taken, or not in time.
+        """
+        self._collect_until(-1, timeout_s)
+
+    def close(self) -> None:
+        """Flushes and disconnects; does nothing the second time.
+
+        Raises:
+            ProduceError: a message was not taken.
+        """
+        if self._closed:
+            return
+        try:
+            self.flush()
+        finally:
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        self._closed = True
+        try:
+            self._client.close(timeout=1.0 if self._in_flight else 30.0)
+        except KafkaError as error:  # what was not delivered has been told by flush, or by the error on its way
+            if not self._in_flight:
+                raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> ProduceError:
+        left = self._sent - self._acknowledged
+        return ProduceError(
+            f"topic {self._topic!r}: {left} of {self._sent} samples sent are not acknowledged: {error!r}"
+        )
+
+    def __enter__(self) -> Self:
+        """The producer itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes. After an error or Ctrl-C what was sent has ten more seconds, and the error goes on as it was."""
+        if error is None:
+            self.close()
+        elif not self._closed:
+            try:
+                self.flush(_INTERRUPTED_FLUSH_S)
+            except ProduceError as unsent:
+                error.add_note(str(unsent))
+            finally:
+                self._disconnect()
