@@ -16,17 +16,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedding_table.hash_index import ABSENT
-from embedding_table.machine_words import add_row, add_scaled_row, copy_row, fill_row, prefetch, sum_of_squares, weighted_sum_of_rows
-from embedding_table.row_arena import ROW_BITS, TableViews, state_offset, value_offset
+from embedding_table.machine_words import (
+    add_row,
+    add_scaled_row,
+    copy_row,
+    fill_row,
+    prefetch,
+    sum_of_squares,
+    weighted_sum_of_rows,
+)
+from embedding_table.row_layout import (
+    ACCUMULATOR,
+    COUNT,
+    DIRTY_BIT,
+    LAST_SEEN,
+    ROW_BITS,
+    TableViews,
+    state_offset,
+    value_offset,
+)
 from model_contract.compiled import fast_kernel, kernel
 
-__all__ = ["ACCUMULATOR", "COUNT", "LAST_SEEN", "TRAINED_STATE_WORDS", "UpdateScratch", "gather_bags", "new_scratch", "update_bags"]
+__all__ = [
+    "POOL_MEAN",
+    "UpdateScratch",
+    "gather_bags",
+    "new_scratch",
+    "number_rows",
+    "sort_by_row",
+    "train_rows",
+    "update_bags",
+]
 
-ACCUMULATOR, COUNT, LAST_SEEN = 2, 3, 4  # state words after the id; COUNT's sign bit is the dirty mark
-TRAINED_STATE_WORDS = 5
-DIRTY_BIT = np.uint32(0x80000000)
 _AHEAD = 16
-_POOL_MEAN = 1
+POOL_MEAN = 1
 _LINE_FLOATS = 16
 
 
@@ -86,7 +109,12 @@ def gather_bags(
         hi_bag: behind the last bag.
         out: f32 (hi_bag - lo_bag, D), C order, overwritten.
     """
-    values, slab_width, slab_block, block_columns = views.values, views.slab_width, views.slab_block, views.block_columns
+    values, slab_width, slab_block, block_columns = (
+        views.values,
+        views.slab_width,
+        views.slab_block,
+        views.block_columns,
+    )
     dim = out.shape[1]
     flat = out.reshape(-1)
     end = offsets[hi_bag]
@@ -104,7 +132,7 @@ def gather_bags(
                 for column in range(0, width, _LINE_FLOATS):
                     prefetch(values, start + column)
             handle = handles[lookup]
-            width = np.int64(slab_width[handle >> ROW_BITS]) if handle != ABSENT else 0
+            width = np.int64(slab_width[handle >> ROW_BITS]) if handle != ABSENT else np.int64(0)
             start = value_offset(handle, width)
             if width == dim:
                 if members == 1:
@@ -118,14 +146,14 @@ def gather_bags(
                 block = slab_block[handle >> ROW_BITS]
                 for column in range(width):
                     flat[at + np.int64(block_columns[block, column])] += values[start + column]
-        if members > 1 and pooling[bag % pooling.size] == _POOL_MEAN:
+        if members > 1 and pooling[bag % pooling.size] == POOL_MEAN:
             scale = np.float32(1) / np.float32(members)
             for column in range(dim):
                 flat[at + column] *= scale
 
 
 @kernel
-def _number_rows(
+def number_rows(
     views: TableViews,
     handles: NDArray[np.uint32],
     lo: int,
@@ -152,7 +180,7 @@ def _number_rows(
         if number < rows and listed[number] == handle:
             counts[number] += 1
         else:
-            number = rows
+            number = np.int64(rows)
             rows += 1
             listed[number] = handle
             accumulator[number] = values[at]
@@ -163,15 +191,35 @@ def _number_rows(
 
 
 @kernel
-def _sort_by_row(
-    offsets: NDArray[np.int64], pooling: NDArray[np.int8], lo_bag: int, hi_bag: int, rows: int, scratch: UpdateScratch
-) -> None:
-    numbers, ends, bags, scales = scratch.number, scratch.end, scratch.bag, scratch.scale
+def _starts_of_rows(rows: int, ends: NDArray[np.int32]) -> None:
     start = 0
     for number in range(rows):
         members = ends[number]
         ends[number] = start
         start += members
+
+
+@kernel
+def sort_by_row(
+    bags: NDArray[np.int32], scales: NDArray[np.float32], lookups: int, rows: int, scratch: UpdateScratch
+) -> None:
+    """Sorts the bags and scales of numbered lookups by row into `scratch`."""
+    numbers, ends, row_bags, row_scales = scratch.number, scratch.end, scratch.bag, scratch.scale
+    _starts_of_rows(rows, ends)
+    for lookup in range(lookups):
+        place = ends[numbers[lookup]]
+        row_bags[place] = bags[lookup]
+        row_scales[place] = scales[lookup]
+        ends[numbers[lookup]] = place + 1
+
+
+@kernel
+def _sort_bags_by_row(
+    offsets: NDArray[np.int64], pooling: NDArray[np.int8], lo_bag: int, hi_bag: int, rows: int, scratch: UpdateScratch
+) -> None:
+    """As sort_by_row, bags and scales being those of a range of bags."""
+    numbers, ends, bags, scales = scratch.number, scratch.end, scratch.bag, scratch.scale
+    _starts_of_rows(rows, ends)
     first = offsets[lo_bag]
     slots = pooling.size
     slot = lo_bag % slots - 1
@@ -184,7 +232,7 @@ def _sort_by_row(
             bag_end = offsets[bag + 1]
             slot = slot + 1 if slot + 1 < slots else 0
             scale = np.float32(1)
-            if pooling[slot] == _POOL_MEAN and bag_end > lookup + 1:
+            if pooling[slot] == POOL_MEAN and bag_end > lookup + 1:
                 scale /= np.float32(bag_end - lookup)
         number = np.int64(numbers[lookup - first])
         if number >= 0:
@@ -195,23 +243,25 @@ def _sort_by_row(
 
 
 @fast_kernel
-def _train_rows(
+def train_rows(
     views: TableViews,
     grad: NDArray[np.float32],
-    rate: float,
-    tiny: float,
+    rate: np.float32,
+    tiny: np.float32,
     now_s: int,
     rows: int,
     scratch: UpdateScratch,
-) -> None:
+    dirty: NDArray[np.uint32],
+    dirty_length: int,
+) -> int:
+    """Sums each row's gradient and trains it; appends newly marked rows to `dirty`, answers its new length."""
     values, words, state_words = views.values, views.words, views.state_words
     slab_width, slab_block, block_columns = views.slab_width, views.slab_block, views.block_columns
     listed, ends, total, bags, scales = scratch.row, scratch.end, scratch.gradient, scratch.bag, scratch.scale
-    dirty, dirty_length = views.dirty, views.dirty_length[0]
     flat = grad.reshape(-1)
     dim = grad.shape[1]
     lookups = ends[rows - 1] if rows else 0
-    begin = 0
+    begin = np.int64(0)
     for number in range(rows):
         if number + _AHEAD < rows:
             ahead = listed[number + _AHEAD]
@@ -230,7 +280,7 @@ def _train_rows(
             for column in range(width):  # columns ascend, so none is overwritten before it is read
                 total[column] = total[block_columns[block, column]]
         squares = sum_of_squares(total, 0, width)
-        accumulator = scratch.accumulator[number] + squares / np.float32(max(width, 1))
+        accumulator = scratch.accumulator[number] + squares / np.float32(width if width else 1)
         step = rate / (np.sqrt(accumulator) + tiny)
         add_scaled_row(values, value_offset(handle, width), total, 0, width, -step)
         state = state_offset(handle, state_words)
@@ -242,7 +292,7 @@ def _train_rows(
         count = np.abs(values[state + COUNT]) + np.float32(end - begin)
         values[state + COUNT] = -count  # never zero, so the sign is kept
         begin = end
-    views.dirty_length[0] = dirty_length
+    return dirty_length
 
 
 @fast_kernel
@@ -276,6 +326,8 @@ def update_bags(
         now_s: seconds since epoch.
         scratch: for as many lookups as the range holds.
     """
-    rows = _number_rows(views, handles, offsets[lo_bag], offsets[hi_bag], scratch)
-    _sort_by_row(offsets, pooling, lo_bag, hi_bag, rows, scratch)
-    _train_rows(views, grad, np.float32(lr), np.float32(eps), now_s, rows, scratch)
+    rows = number_rows(views, handles, offsets[lo_bag], offsets[hi_bag], scratch)
+    _sort_bags_by_row(offsets, pooling, lo_bag, hi_bag, rows, scratch)
+    views.dirty_length[0] = train_rows(
+        views, grad, np.float32(lr), np.float32(eps), now_s, rows, scratch, views.dirty, views.dirty_length[0]
+    )

@@ -1,11 +1,11 @@
 """What can go wrong in a table, one class per failure that somebody handles differently.
 
-    model_contract.errors.DimflowError
-    └── TableError
-        ├── BudgetTooSmall     the byte budget cannot hold even the rows that every table has
-        ├── BadLookups         arrays handed to the table disagree in shape, dtype or range
-        ├── PinnedRow          a slot's missing row was to be erased
-        └── BadRows            rows to restore do not fit this table's blocks
+model_contract.errors.DimflowError
+└── TableError
+    ├── BudgetTooSmall     the byte budget cannot hold even the rows that every table has
+    ├── BadLookups         arrays handed to the table disagree in shape, dtype or range
+    ├── PinnedRow          a slot's missing row was to be erased
+    └── BadRows            rows to restore do not fit this table's blocks
 """
 
 from model_contract.errors import DimflowError

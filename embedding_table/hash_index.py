@@ -2,8 +2,9 @@
 
 Knows nothing of rows, slots or budgets; a handle is 32 bits it hands back. An entry is three words of 32 bits (id low,
 id high, flipped handle) side by side, so that a lookup costs one cache line; a flipped handle of 0, which is ABSENT,
-marks an empty entry, so fresh zeroed memory is an empty index. The place of an id is (top 32 bits of its mix * capacity) >> 32: any capacity will do, growth goes by half instead of doubling, and
-since places keep the order of the mixes a rehash streams through both arrays.
+marks an empty entry, so fresh zeroed memory is an empty index. The place of an id is (top 32 bits of its mix *
+capacity) >> 32: any capacity will do, growth goes by half instead of doubling, and since places keep the order of the
+mixes a rehash streams through both arrays.
 
 Invariant: between the place of an id and the entry that holds it no entry is empty (linear probing; erasing shifts
 the followers back, Knuth vol. 3, 6.4 algorithm R), and at most 70 % of the entries are taken.
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from embedding_table.machine_words import prefetch
 from model_contract.compiled import kernel
 
-__all__ = ["ABSENT", "HashIndex"]
+__all__ = ["ABSENT", "BYTES_PER_ID", "HashIndex"]
 
 ABSENT = np.uint32(0xFFFFFFFF)
 _EMPTY = np.uint32(0)
@@ -26,6 +27,7 @@ _GROWTH = 1.5
 _SMALLEST_CAPACITY = 1024
 _ENTRY_BYTES = 12
 _AHEAD = 32
+BYTES_PER_ID = _ENTRY_BYTES / _MAX_LOAD  # of an index that is as full as it may be
 
 
 @kernel
@@ -173,9 +175,20 @@ class HashIndex:
         """Bytes of the entries, taken or not."""
         return self._entries.nbytes
 
+    @property
+    def room(self) -> int:
+        """How many new ids go in before it grows."""
+        return max(0, int(self._entries.size // 3 * _MAX_LOAD) - self._length)
+
     def bytes_after(self, added: int) -> int:
-        """Bytes this index will have once `added` new ids are in it; a rehash holds old and new for its duration."""
+        """Bytes this index will have once `added` new ids are in it; while it grows, old and new entries both exist."""
         return self._capacity_for(self._length + added) * _ENTRY_BYTES
+
+    def reserve(self, length: int) -> None:
+        """Makes room for `length` ids in all, and no more than that; never shrinks."""
+        capacity = int(length / _MAX_LOAD) + 1
+        if capacity > self._entries.size // 3:
+            self._resize(capacity)
 
     def find(self, ids: NDArray[np.uint64]) -> NDArray[np.uint32]:
         """Handles (n,) u32 of `ids` (n,) u64, ABSENT where an id is not in the index."""
@@ -183,13 +196,15 @@ class HashIndex:
         _find(self._entries, ids, out)
         return out
 
+    def find_into(self, ids: NDArray[np.uint64], out: NDArray[np.uint32]) -> None:
+        """As `find`, into `out` (n,) u32; several threads may each find a part."""
+        _find(self._entries, ids, out)
+
     def insert(self, ids: NDArray[np.uint64], handles: NDArray[np.uint32]) -> int:
-        """Sets each of `ids` (n,) u64 to its handle (n,) u32 (never ABSENT), replacing what it had; answers how many were new."""
+        """Sets each of `ids` (n,) u64 to its handle (n,) u32, never ABSENT; answers how many ids were new."""
         capacity = self._capacity_for(self._length + ids.size)
         if capacity * 3 != self._entries.size:
-            entries = _empty_entries(capacity)
-            _rehash(self._entries, entries)
-            self._entries = entries
+            self._resize(capacity)
         added = int(_insert(self._entries, ids, handles))
         self._length += added
         return added
@@ -209,6 +224,11 @@ class HashIndex:
 
     def _capacity_for(self, length: int) -> int:
         capacity = self._entries.size // 3
-        while length > capacity * _MAX_LOAD:
+        while length > int(capacity * _MAX_LOAD):
             capacity = int(capacity * _GROWTH)
         return capacity
+
+    def _resize(self, capacity: int) -> None:
+        entries = _empty_entries(capacity)
+        _rehash(self._entries, entries)
+        self._entries = entries

@@ -18,9 +18,15 @@ from numba.extending import intrinsic
 __all__ = ["add_row", "add_scaled_row", "copy_row", "fill_row", "prefetch", "sum_of_squares", "weighted_sum_of_rows"]
 
 _LANES = 16
+_PREFETCH = "llvm.prefetch.p0"
 _READ, _KEEP_IN_ALL_LEVELS, _DATA_CACHE = 0, 3, 1
 _FAST = ("reassoc", "contract", "nsz", "arcp")
 _LANE_NUMBER = ir.IntType(32)
+
+
+def _machine_code(function: Callable[..., Any]) -> Callable[..., Any]:
+    """An intrinsic as kernels see it, without the typing context that numba hands to `function`."""
+    return intrinsic(function)
 
 
 class _Row:
@@ -56,6 +62,11 @@ def _in_vectors(builder: Any, width: Any, emit: Callable[[Any, int], None]) -> N
             lanes //= 2
 
 
+def _variable(builder: Any, kind: Any) -> Any:
+    with builder.goto_entry_block():  # where LLVM turns it into a register
+        return builder.alloca(kind)
+
+
 def _all_lanes(builder: Any, lanes: int, scalar: Any) -> Any:
     vector = ir.Constant(ir.VectorType(ir.FloatType(), lanes), ir.Undefined)
     for lane in range(lanes):
@@ -73,7 +84,7 @@ def _sum_lanes(builder: Any, lanes: int, vector: Any) -> Any:
     return builder.extract_element(vector, _LANE_NUMBER(0))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_machine_code
 def prefetch(typing_context: Any, array: Any, position: Any) -> Any:
     """Starts loading the cache line that holds `array[position]`."""
 
@@ -81,7 +92,7 @@ def prefetch(typing_context: Any, array: Any, position: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
         word = ir.IntType(32)
         function_type = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, word, word, word])
-        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
+        function = builder.module.globals.get(_PREFETCH) or ir.Function(builder.module, function_type, _PREFETCH)
         address = builder.bitcast(builder.gep(data, [arguments[1]]), cgutils.voidptr_t)
         builder.call(function, [address, word(_READ), word(_KEEP_IN_ALL_LEVELS), word(_DATA_CACHE)])
         return context.get_dummy_value()
@@ -89,7 +100,7 @@ def prefetch(typing_context: Any, array: Any, position: Any) -> Any:
     return types.void(array, types.intp), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_machine_code
 def fill_row(typing_context: Any, target: Any, at: Any, width: Any, value: Any) -> Any:
     """target[at : at + width] = value."""
 
@@ -105,7 +116,7 @@ def fill_row(typing_context: Any, target: Any, at: Any, width: Any, value: Any) 
     return types.void(target, types.intp, types.intp, types.float32), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_machine_code
 def copy_row(typing_context: Any, target: Any, at: Any, source: Any, start: Any, width: Any) -> Any:
     """target[at : at + width] = source[start : start + width]."""
 
@@ -122,7 +133,7 @@ def copy_row(typing_context: Any, target: Any, at: Any, source: Any, start: Any,
     return types.void(target, types.intp, source, types.intp, types.intp), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_machine_code
 def add_row(typing_context: Any, target: Any, at: Any, source: Any, start: Any, width: Any) -> Any:
     """target[at : at + width] += source[start : start + width]."""
 
@@ -139,10 +150,8 @@ def add_row(typing_context: Any, target: Any, at: Any, source: Any, start: Any, 
     return types.void(target, types.intp, source, types.intp, types.intp), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def add_scaled_row(
-    typing_context: Any, target: Any, at: Any, source: Any, start: Any, width: Any, scale: Any
-) -> Any:
+@_machine_code
+def add_scaled_row(typing_context: Any, target: Any, at: Any, source: Any, start: Any, width: Any, scale: Any) -> Any:
     """target[at : at + width] += scale * source[start : start + width], each in one rounding where the machine can."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -160,15 +169,15 @@ def add_scaled_row(
     return types.void(target, types.intp, source, types.intp, types.intp, types.float32), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_machine_code
 def sum_of_squares(typing_context: Any, source: Any, start: Any, width: Any) -> Any:
     """Sum of source[start : start + width] ** 2, added up by lanes."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         row = _Row(context, builder, signature.args[0], *arguments[:2])
         vector = ir.VectorType(ir.FloatType(), _LANES)
-        lanes_sum = cgutils.alloca_once(builder, vector)
-        rest_sum = cgutils.alloca_once(builder, ir.FloatType())
+        lanes_sum = _variable(builder, vector)
+        rest_sum = _variable(builder, ir.FloatType())
         builder.store(ir.Constant(vector, [0.0] * _LANES), lanes_sum)
         builder.store(ir.FloatType()(0.0), rest_sum)
 
@@ -187,7 +196,7 @@ def sum_of_squares(typing_context: Any, source: Any, start: Any, width: Any) -> 
     return types.float32(source, types.intp, types.intp), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_machine_code
 def weighted_sum_of_rows(
     typing_context: Any, target: Any, width: Any, source: Any, rows: Any, weights: Any, begin: Any, end: Any
 ) -> Any:
@@ -203,7 +212,7 @@ def weighted_sum_of_rows(
 
         def emit(element: Any, lanes: int) -> None:
             vector = ir.VectorType(ir.FloatType(), lanes)
-            total = cgutils.alloca_once(builder, vector)
+            total = _variable(builder, vector)
             builder.store(ir.Constant(vector, [0.0] * lanes), total)
             with cgutils.for_range_slice(builder, begin, end, integer(1), integer) as (k, _):
                 number = builder.sext(builder.load(builder.gep(numbers, [k])), integer)

@@ -1,0 +1,73 @@
+"""What has changed since changes were last taken: rows born or trained, and ids erased.
+
+Knows handles and ids, not what changed in a row. Two lists name changed rows, so that two threads may write at the
+same time: training appends to the views' list, births are noted here.
+
+Invariant: a handle is in a list exactly while the dirty bit of its position is set, so in one place at most. A row that
+is erased stays listed, and its place may be reused meanwhile; whether it lives is asked when changes are taken.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedding_table.row_layout import TableViews
+from embedding_table.trained_rows import take_marks, unmark_dead
+
+__all__ = ["ChangeLists"]
+
+
+class ChangeLists:
+    """Lists of changed rows and erased ids of one table.
+
+    Args:
+        views: of the table's arena, which has room for the list that training writes.
+    """
+
+    def __init__(self, views: TableViews) -> None:
+        self._views = views
+        self._born: list[NDArray[np.uint32]] = []
+        self._erased: list[NDArray[np.uint64]] = []
+        self._bytes_used = 0
+
+    @property
+    def bytes_used(self) -> int:
+        """Bytes of the lists that grow, the one in the views aside."""
+        return self._bytes_used
+
+    def born(self, handles: NDArray[np.uint32]) -> None:
+        """Notes rows that were marked dirty outside training, u32 (n,)."""
+        self._born.append(handles)
+        self._bytes_used += handles.nbytes
+
+    def erased(self, ids: NDArray[np.uint64]) -> None:
+        """Notes ids u64 (n,) whose rows are gone."""
+        self._erased.append(ids)
+        self._bytes_used += ids.nbytes
+
+    def take(self) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
+        """Live changed rows u32 and ids erased since, u64 ascending, each once; nothing is marked or listed after."""
+        listed = self._listed()
+        listed = listed[: int(take_marks(self._views, listed))]
+        erased = np.unique(np.concatenate([np.empty(0, np.uint64), *self._erased]))
+        self._erased.clear()
+        self._bytes_used = 0
+        return listed, erased
+
+    def live_handles(self) -> NDArray[np.uint32]:
+        """Live changed rows; dead ones are dropped from the lists. `replace` has to follow."""
+        listed = self._listed()
+        return listed[: int(unmark_dead(self._views, listed))]
+
+    def replace(self, handles: NDArray[np.uint32]) -> None:
+        """Lists these marked rows in place of all that were listed."""
+        self._views.dirty[: handles.size] = handles
+        self._views.dirty_length[0] = handles.size
+
+    def _listed(self) -> NDArray[np.uint32]:
+        """All that is listed, copied; the lists are empty after."""
+        trained = self._views.dirty[: self._views.dirty_length[0]]
+        listed = np.concatenate([trained, *self._born])
+        self._views.dirty_length[0] = 0
+        self._bytes_used -= sum(handles.nbytes for handles in self._born)
+        self._born.clear()
+        return listed

@@ -1,0 +1,89 @@
+"""How rows lie in memory, and the arrays through which kernels reach them.
+
+Knows no table, no ids and no optimizer. Memory is cut into slabs of 64 KiB; a slab belongs to one block and holds rows
+of that block's width d, values from the slab's start upwards, 32-bit state words from its end downwards, so that rows
+of 16 columns lie on one cache line each and a row's state lies where it lies whatever the width.
+
+    slab  | row 0: d values | row 1: d values | ... free ... | row 1: state | row 0: state |
+
+A handle is `slab << 12 | row`. Invariant: a handle alone names a row for as long as it lives; nothing here ever moves.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_contract.compiled import kernel
+
+__all__ = [
+    "ACCUMULATOR",
+    "COUNT",
+    "DIRTY_BIT",
+    "ID_HIGH",
+    "ID_LOW",
+    "LAST_SEEN",
+    "LIVE_WORDS",
+    "MAX_SLABS",
+    "ROW_BITS",
+    "ROW_MASK",
+    "SLAB_BYTES",
+    "SLAB_WORDS",
+    "TRAINED_STATE_WORDS",
+    "TableViews",
+    "state_offset",
+    "value_offset",
+]
+
+SLAB_BYTES = 65536
+SLAB_WORDS = SLAB_BYTES // 4
+ROW_BITS = 12
+ROW_MASK = (1 << ROW_BITS) - 1
+MAX_SLABS = (1 << 20) - 1  # the last slab number is left out: ABSENT would be one of its handles
+LIVE_WORDS = (1 << ROW_BITS) // 64
+
+ID_LOW, ID_HIGH = 0, 1  # state words of every row; id 0 is never an id
+ACCUMULATOR, COUNT, LAST_SEEN = 2, 3, 4  # further state words of a row that is trained
+TRAINED_STATE_WORDS = 5
+DIRTY_BIT = np.uint32(0x80000000)  # the sign bit of COUNT, which is never negative: changed since changes were taken
+
+
+class TableViews(NamedTuple):
+    """All that a kernel needs to read and train rows by handle. Valid for the arena's life, whatever is inserted.
+
+    Attributes:
+        values: f32 (words,), the memory as float32.
+        words: u32 (words,), the same memory as 32-bit words.
+        slab_width: i32 (slabs,), d of the rows in a slab.
+        slab_block: i32 (slabs,), block of a slab, -1 for a free one.
+        block_columns: u16 (blocks, D), the first d are the block's active columns, ascending.
+        live: u64 (slabs, 64), bit r of a slab is set while its row r lives.
+        state_words: state words a row has.
+        dirty: u32 (positions,), handles of rows that training changed since changes were taken, each once.
+        dirty_length: i64 (1,), how many of them.
+    """
+
+    values: NDArray[np.float32]
+    words: NDArray[np.uint32]
+    slab_width: NDArray[np.int32]
+    slab_block: NDArray[np.int32]
+    block_columns: NDArray[np.uint16]
+    live: NDArray[np.uint64]
+    state_words: int
+    dirty: NDArray[np.uint32]
+    dirty_length: NDArray[np.int64]
+
+
+@kernel
+def value_offset(handle: np.uint32, width: int | np.int64) -> np.int64:
+    """Where the first value of a row of `width` columns lies in `values`."""
+    slab = np.int64(handle) >> ROW_BITS
+    return slab * SLAB_WORDS + (np.int64(handle) & ROW_MASK) * width
+
+
+@kernel
+def state_offset(handle: np.uint32, state_words: int) -> np.int64:
+    """Where the row's first state word lies in `words` (a float among them: in `values`)."""
+    slab = np.int64(handle) >> ROW_BITS
+    row = np.int64(handle) & ROW_MASK
+    return (slab + 1) * SLAB_WORDS - (row + 1) * state_words
