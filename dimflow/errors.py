@@ -5,6 +5,7 @@ DimflowError                      (model_contract.errors)
     ├── StreamSettingError        a synthetic stream was asked for with values that cannot work (also a ValueError)
     ├── SampleFileError           a file of samples that cannot be read as the model's samples
     ├── ProduceError              samples that Kafka did not take
+    ├── DemoFailed                the demo's trainer or server ended, or its loop did not come to its end
     └── LocalServerError          a server that dimflow started itself
         ├── ServerProgramMissing  the program of a server cannot be found or fetched
         ├── ServerNotReady        a server was started and did not come up
@@ -15,6 +16,7 @@ from model_contract.errors import DimflowError
 
 __all__ = [
     "CommandError",
+    "DemoFailed",
     "LocalServerError",
     "ProduceError",
     "SampleFileError",
@@ -35,6 +37,10 @@ class StreamSettingError(CommandError, ValueError):
 
 class SampleFileError(CommandError):
     """A file of samples that cannot be read: not there, no such column, or a column that cannot hold what it should."""
+
+
+class DemoFailed(CommandError):
+    """The demo's trainer or server ended, or the loop did not come to its end in time."""
 
 
 class ProduceError(CommandError):

@@ -40,10 +40,10 @@ def _state(args: argparse.Namespace) -> Any:
 
 
 def _model(args: argparse.Namespace) -> Any:
+    from dimflow.model_files import read_model_file
     from model_contract.dense_layout import DenseLayout
-    from stream_trainer.process import read_schema
 
-    schema = read_schema(args.file)
+    schema = read_model_file(args.file)
     layout = DenseLayout(schema)
     return {
         "name": schema.name,

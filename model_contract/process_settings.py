@@ -7,6 +7,7 @@ what was expected. Values marked secret never appear in a message, a `repr` or a
 
 import argparse
 import dataclasses
+import difflib
 import math
 import types
 from collections.abc import Callable, Mapping
@@ -90,8 +91,9 @@ def read_settings(cls: type[S], environ: Mapping[str, str], prefix: str, overrid
     hints = get_type_hints(cls)
     for name in environ:
         if name.startswith(prefix) and name.removeprefix(prefix).lower() not in fields:
-            known = ", ".join(prefix + field.upper() for field in fields)
-            raise SettingError(name, MASK, f"one of {known}")
+            known = [prefix + field.upper() for field in fields]
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise SettingError(name, MASK, f"the name of a setting; the nearest is {nearest}")
     values: dict[str, Any] = {}
     for name, field in fields.items():
         variable = prefix + name.upper()

@@ -98,6 +98,7 @@ class Learner:
             return 0
         handles = self.eviction.select(self.table.live_rows(), needed, now_s)
         self.table.erase(handles)
+        self.table.compact()
         self.counts.evicted_rows += len(handles)
         return len(handles)
 
@@ -172,18 +173,19 @@ class Learner:
     def _arrays(self) -> Arrays:
         self.counts.refused_ids = self.preparation.refused
         counts = (self.counts.samples, self.counts.evicted_rows, self.counts.refused_ids, self._last_decay_s)
-        mean, std = self.preparation.moments.mean_std()
+        moments = self.preparation.moments.moments()
         return {
             "counts": np.array(counts, np.int64),
-            "serving/dense_mean": mean,
-            "serving/dense_std": std,
+            "serving/dense_mean": moments.mean,
+            "serving/dense_std": moments.std,
             **_above("step/", self.step.state()),
             **_above("moments/", self.preparation.moments.state()),
             **_above("metrics/", self.metrics.state()),
         }
 
     def _memory_use(self) -> MemoryUse:
-        return self.table.memory_use()
+        use = self.table.memory_use()
+        return MemoryUse(use.rows, use.row_bytes, use.fixed_bytes)
 
     def _age_counts(self, now_s: int) -> None:
         passed_s = now_s - self._last_decay_s

@@ -7,8 +7,7 @@ crash is the increment sent before it.
 import numpy as np
 
 from model_contract.dense_layout import DenseLayout
-from model_contract.increment import DenseTensor, Increment, IncrementHeader, IncrementKind, RowBlock
-from model_contract.increment_codec import encode
+from model_contract.increment import DenseTensor, Increment, IncrementHeader, IncrementKind, RowBlock, encode
 from stream_trainer.model_state import ModelState
 
 __all__ = ["DENSE_MEAN", "DENSE_STD", "PARAMETERS", "encode_state"]
@@ -50,5 +49,6 @@ def encode_state(state: ModelState, kind: IncrementKind, base_sequence: int, lay
     moments = tuple(
         DenseTensor(name, state.arrays[f"serving/{name}"].astype(np.float32, copy=False))
         for name in (DENSE_MEAN, DENSE_STD)
+        if state.arrays[f"serving/{name}"].size
     )
     return encode(Increment(header, blocks, tombstones, (*tensors, *moments)))

@@ -43,9 +43,9 @@ class Preparation:
         if absent.size:
             handles[absent] = self._admit(batch, absent, now_s)
         if self._schema.dense:
-            self.moments.update(self._schema, batch.dense)
-            mean, std = self.moments.mean_std()
-            dense = transform_dense(self._schema, batch.dense, mean, std)
+            self.moments.observe(batch.dense)
+            moments = self.moments.moments()
+            dense = transform_dense(self._schema, batch.dense, moments.mean, moments.std)
         else:
             dense = np.empty((batch.rows, 0), np.float32)
         return PreparedBatch(handles, batch.offsets, dense, batch.labels, batch.weights)
@@ -55,7 +55,7 @@ class Preparation:
             batch.ids[absent], return_index=True, return_inverse=True, return_counts=True
         )
         slots = self._slots_of(batch, absent[first])
-        self._policy.observe(ids, counts.astype(np.uint32))
+        self._policy.observe(ids, counts.astype(np.uint32), now_s)
         admitted = self._policy.admitted(ids)
         handles = self._table.missing_handles[slots]
         inserted = self._table.insert(ids[admitted], slots[admitted], now_s)

@@ -108,7 +108,8 @@ def read_manifest(path: Path) -> Manifest:
 
 def _read_members(path: Path, wanted: Callable[[str], bool]) -> Arrays:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # opened here, since numpy leaves a file open that turns out to be no archive
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files if wanted(name)}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
         message = f"{path}: cannot be read: {error}"

@@ -47,6 +47,7 @@ class TrainerPage:
         yield _counter("records", "Kafka records read, good and bad", counts.records)
         yield _counter("samples", "samples learned since the start", counts.samples)
         yield _counter("dead_letters", "records sent to the dead-letter topic", counts.dead_letters)
+        yield _gauge("streaming_seconds", "seconds between the first and the last batch learned", counts.streaming_s)
         yield _counter("learn_seconds", "seconds spent in train steps", counts.learn_s)
         yield _counter("wait_seconds", "seconds the train step waited for a prepared chunk", counts.wait_s)
         yield _counter("cut_seconds", "seconds training stood still for cuts", counts.cut_s)

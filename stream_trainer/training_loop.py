@@ -56,6 +56,13 @@ class LoopCounts:
         self.learn_s = 0.0
         self.wait_s = 0.0
         self.cut_s = 0.0
+        self.first_s = 0.0
+        self.last_s = 0.0
+
+    @property
+    def streaming_s(self) -> float:
+        """Seconds between the first and the last batch learned."""
+        return self.last_s - self.first_s
 
 
 class TrainingLoop:
@@ -154,7 +161,9 @@ class TrainingLoop:
             return
         begin = time.perf_counter()
         self._learner.learn(chunk.prepared, self._now_ms() // 1000)
-        self.counts.learn_s += time.perf_counter() - begin
+        self.counts.last_s = time.perf_counter()
+        self.counts.first_s = self.counts.first_s or begin
+        self.counts.learn_s += self.counts.last_s - begin
         self._offsets = {**self._offsets, **chunk.next_offsets}
         self._sample_times.update(chunk.sample_times)
         if chunk.sample_times:

@@ -40,7 +40,8 @@ def test_every_setting_is_documented_with_its_default_and_help(cls: type[Setting
     text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 
     for field in dataclasses.fields(cls):
-        default = "required" if field.default is dataclasses.MISSING else f"`{field.default}`"
+        shown = f"`{field.default}`" if field.default != "" else "empty"
+        default = "required" if field.default is dataclasses.MISSING else shown
         row = f"| `{prefix}{field.name.upper()}` | {default} | {field.metadata['help']} |"
         assert row in text, f"docs/configuration.md lacks the row: {row}"
 
