@@ -80,7 +80,7 @@ def _counted_rows(data: bytes) -> int:
             message = f"bytes {data[at : at + 8]!r} at {at}; expected the start of an Arrow IPC message"
             raise SampleError(Reason.BAD_ARROW, message)
         if size == 0:
-            break  # end of stream
+            return rows
         table = _root(data, at + 8)
         kind = _scalar(data, table, _HEADER_TYPE, "<B")
         if kind in {_DICTIONARY_BATCH, _RECORD_BATCH}:
@@ -93,7 +93,8 @@ def _counted_rows(data: bytes) -> int:
             batch_rows = _scalar(data, batch, _ROWS, "<q")
             rows += batch_rows if kind == _RECORD_BATCH and batch_rows > 0 else 0
         at += 8 + size + max(_scalar(data, table, _BODY_LENGTH, "<q"), 0)
-    return rows
+    message = f"{len(data)} bytes without an end-of-stream mark; expected one, as rows after the last may be lost"
+    raise SampleError(Reason.BAD_ARROW, message)
 
 
 def _root(data: bytes, at: int) -> int:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from model_contract.compiled import kernel
 from model_contract.errors import SampleError
-from model_contract.feature_id import hash_integers, hash_texts, hash_unsigned
+from model_contract.feature_id import hash_integers, hash_interleaved_texts, hash_texts, hash_unsigned
 from model_contract.samples import Reason
 
-__all__ = ["Bags", "SlotColumn", "assemble_bags", "ids_of"]
+__all__ = ["Bags", "SlotColumn", "assemble_bags", "ids_of", "interleaved_bags"]
 
 _ALL_VALID = np.empty(0, np.bool_)
 
@@ -78,6 +78,19 @@ def ids_of(values: "pa.Array[Any]", seed: np.uint64) -> NDArray[np.uint64]:
     return out
 
 
+def interleaved_bags(values: "pa.Array[Any]", seeds: NDArray[np.uint64]) -> Bags:
+    """Bags of one value each, from the texts of F slots in turn.
+
+    Args:
+        values: (B * F,) large_string, sample-major; null is missing.
+        seeds: (F,) uint64, the slots' seeds.
+    """
+    ids = np.empty(len(values), np.uint64)
+    data, offsets = _text_buffers(values)
+    hash_interleaved_texts(data, offsets, _valid(values), seeds, ids)
+    return Bags(ids, np.arange(len(ids) + 1, dtype=np.int64))
+
+
 def assemble_bags(columns: Sequence[SlotColumn], missing_ids: NDArray[np.uint64]) -> Bags:
     """Interleaves F columns of B samples each into sample-major bags.
 
@@ -130,6 +143,8 @@ def _ids_of_dictionary(values: "pa.Array[Any]", seed: np.uint64) -> NDArray[np.u
     if pa.types.is_dictionary(words.type):
         message = "a dictionary of dictionaries; expected a dictionary of text or integers"
         raise SampleError(Reason.WRONG_TYPE, message)
+    if pa.types.is_null(words.type):  # may claim any length without holding a byte
+        return ids_of(pa.nulls(len(values)), seed)
     ids = np.concatenate([ids_of(words, seed), ids_of(pa.nulls(1), seed)])
     indices = _numbers(dictionary.indices, np.int64)
     if dictionary.indices.null_count:

@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 
 from model_contract.compiled import kernel
 
-__all__ = ["feature_id", "hash_integers", "hash_texts", "hash_unsigned", "missing_id", "slot_seed", "xxh64"]
+__all__ = [
+    "feature_id",
+    "hash_integers",
+    "hash_interleaved_texts",
+    "hash_texts",
+    "hash_unsigned",
+    "missing_id",
+    "slot_seed",
+    "xxh64",
+]
 
 _PRIME_1 = np.uint64(0x9E3779B185EBCA87)
 _PRIME_2 = np.uint64(0xC2B2AE3D27D4EB4F)
@@ -104,6 +113,22 @@ def hash_texts(
             out[i] = _id_of(data, offsets[i], offsets[i + 1], seed)
         else:
             out[i] = missing
+
+
+@kernel
+def hash_interleaved_texts(
+    data: NDArray[np.uint8],
+    offsets: NDArray[np.int64],
+    valid: NDArray[np.bool_],
+    seeds: NDArray[np.uint64],
+    out: NDArray[np.uint64],
+) -> None:
+    """As `hash_texts` for the values of F slots in turn: text i is of slot i modulo F; seeds (F,) uint64."""
+    slot = 0
+    for i in range(len(out)):
+        there = len(valid) == 0 or valid[i]
+        out[i] = _id_of(data, offsets[i], offsets[i + 1] if there else offsets[i], seeds[slot])
+        slot = slot + 1 if slot + 1 < len(seeds) else 0
 
 
 @kernel

@@ -13,12 +13,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from model_contract.bag_columns import Bags, SlotColumn, assemble_bags, ids_of
+from model_contract.bag_columns import Bags, SlotColumn, assemble_bags, ids_of, interleaved_bags
 from model_contract.feature_id import slot_seed
 from model_contract.json_forms import dense_field, sparse_field
 from model_contract.schema import ModelSchema
 
 __all__ = ["FeatureColumns", "filled_column"]
+
+_FEW_RECORDS = 64  # below it one pass over all slots as text beats a pass over each slot by its type
 
 
 class FeatureColumns:
@@ -33,12 +35,19 @@ class FeatureColumns:
         self._slots = [
             (attrgetter(sparse_field(i)), slot_seed(slot.name), slot.multi) for i, slot in enumerate(schema.sparse)
         ]
+        self._all_single = not any(slot.multi for slot in schema.sparse)
+        self._values = attrgetter(*[sparse_field(i) for i in range(len(schema.sparse))])
+        self._seeds = np.array([slot_seed(name) for name in schema.slot_names], np.uint64)
         self._dense = [attrgetter(dense_field(i)) for i in range(len(schema.dense))]
         self._missing_ids = schema.missing_ids
 
     def bags(self, records: Sequence[Any]) -> Bags:
         """Bags of ids of all slots."""
         sparse = list(map(attrgetter("sparse"), records))
+        if self._all_single and len(sparse) <= _FEW_RECORDS:
+            rows = map(self._values, sparse)
+            values = list(rows) if len(self._slots) == 1 else list(chain.from_iterable(rows))
+            return interleaved_bags(pa.array(_as_texts(values), pa.large_string()), self._seeds)
         columns = [
             _multiple_column(list(map(get, sparse)), seed)
             if multi

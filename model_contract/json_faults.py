@@ -159,7 +159,11 @@ def _number_fault(value: object, least: float, at: str) -> Fault | None:
         return _wrong(value, "a number or null", at)
     if type(value) is float and not math.isfinite(value):
         return Fault(Reason.NOT_FINITE, f"got {value}; expected a finite number or null", at)
-    if not least <= value <= FLOAT32_MAX:
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of more than 300 digits
+        number = math.inf
+    if not least <= number <= FLOAT32_MAX:
         return Fault(Reason.OUT_OF_RANGE, f"got {shown(value)}; expected {least:g} to {FLOAT32_MAX:g}", at)
     return None
 
