@@ -119,11 +119,19 @@ class DenseLayout:
         return flat
 
     def initial(self, seed: int) -> NDArray[np.float32]:
-        """Fresh parameters f32 (P,), the same for the same seed: He-normal weights, zero biases."""
+        """Fresh parameters f32 (P,), the same for the same seed.
+
+        As published with DLRM: weights normal with variance 2 / (inputs + outputs), biases normal with variance
+        1 / outputs. The biases matter: dots of fresh rows are tiny, and with zero biases whole layers may die. Only
+        the last one starts at 0, so that no seed starts with a guess.
+        """
         generator = np.random.default_rng(seed)
         flat = np.zeros(self.size, np.float32)
         for layer in (*self.bottom, *self.top):
             count = layer.inputs * layer.outputs
-            values = generator.standard_normal(count, np.float32) * np.float32(np.sqrt(2.0 / layer.inputs))
-            flat[layer.weight_offset : layer.weight_offset + count] = values
+            weights = generator.standard_normal(count, np.float32) * np.sqrt(2.0 / (layer.inputs + layer.outputs))
+            flat[layer.weight_offset : layer.weight_offset + count] = weights
+            biases = generator.standard_normal(layer.outputs, np.float32) * np.sqrt(1.0 / layer.outputs)
+            flat[layer.bias_offset : layer.bias_offset + layer.outputs] = biases
+        flat[self.top[-1].bias_offset] = 0.0
         return flat

@@ -4,6 +4,7 @@ DimflowError
 └── TrainerError
     ├── CheckpointError      a state file is missing, cut short or damaged
     ├── StateError           a state does not fit: another schema, another lineage, a gap, another shape
+    ├── RecipeError          a number of the recipe cannot train
     ├── StateFolderInUse     another trainer holds the state folder
     ├── Fenced               Redis belongs to a later trainer; this one must stop
     ├── RedisUnavailable     no answer from Redis; training goes on, publishing is tried again
@@ -15,6 +16,7 @@ from model_contract.errors import DimflowError
 __all__ = [
     "CheckpointError",
     "Fenced",
+    "RecipeError",
     "RedisUnavailable",
     "StateError",
     "StateFolderInUse",
@@ -33,6 +35,10 @@ class CheckpointError(TrainerError):
 
 class StateError(TrainerError):
     """A state is sound but not this trainer's: another schema, lineage, sequence or shape."""
+
+
+class RecipeError(TrainerError, ValueError):
+    """A number of the recipe cannot train; the message names it and what was expected."""
 
 
 class StateFolderInUse(TrainerError):

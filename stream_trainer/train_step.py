@@ -49,4 +49,4 @@ class TrainStep(Protocol):
         """Copies of everything the step carries over from batch to batch: parameters, accumulators, counters."""
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
-        """Takes back what `state` returned; raises `TrainStateError` on a missing name or another shape."""
+        """Takes back what `state` returned; raises `StateError` on a missing name or another shape."""
