@@ -19,11 +19,12 @@ from faulthandler import dump_traceback
 from typing import Any, Final, NoReturn, cast
 
 import faust
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
-from faust.exceptions import ProducerSendError
+from aiokafka import AIOKafkaProducer
+from faust.transport.drivers.aiokafka import Producer
 
 from stream_trainer.broker_client import PartitionWatch, ensure_topics
 from stream_trainer.bulk_consumer import BulkConsumer, BulkTransport
+from stream_trainer.dead_letters import DeadLetterSender
 from stream_trainer.errors import TransportError
 from stream_trainer.records import DeadLetter, PartitionProgress, RecordSink, TopicPartition
 from stream_trainer.stall_detector import Stall
@@ -37,8 +38,6 @@ EXIT_STALLED: Final = 75  # EX_TEMPFAIL: start it again
 
 _STOP_TIMEOUT_S: Final = 20.0
 _REQUEST_TIMEOUT_S: Final = 30.0
-_LETTER_RETRY_S: Final = 0.5
-_HEADER_ROOM_BYTES: Final = 64 << 10
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +49,10 @@ class StreamApp(faust.App):
     def bulk_consumer(self) -> BulkConsumer:
         """The consumer that `BulkTransport` made."""
         return cast(BulkConsumer, self.consumer)
+
+    def client_of_producer(self) -> AIOKafkaProducer:
+        """Returns the client behind Faust's producer, whose own `send` rounds time stamps and wraps errors."""
+        return cast(Producer, self.producer)._ensure_producer()
 
     async def on_first_start(self) -> None:
         """Makes no folder: there are no tables."""
@@ -106,7 +109,7 @@ class AppSource:
         self, app: StreamApp, settings: StreamSettings, ending: "asyncio.Future[BaseException | None]"
     ) -> None:
         self._app = app
-        self._topic = settings.dead_letter_topic
+        self._letters = DeadLetterSender(app.client_of_producer, settings.dead_letter_topic)
         self._ending = ending
         self._loop = asyncio.get_running_loop()
         self._uncommitted: dict[TopicPartition, int] = {}
@@ -119,20 +122,7 @@ class AppSource:
 
     async def send_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
         """See `RecordSource.send_dead_letters`."""
-        waiting = list(letters)
-        while waiting:
-            results = await asyncio.gather(*map(self._send, waiting), return_exceptions=True)
-            again: list[DeadLetter] = []
-            for letter, result in zip(waiting, results, strict=True):
-                if isinstance(result, KafkaError | ProducerSendError):
-                    again.append(letter)
-                elif isinstance(result, BaseException):
-                    raise result
-            if again:
-                error = next(result for result in results if isinstance(result, BaseException))
-                _log.warning("%d dead letters are not acknowledged yet: %r", len(again), error)
-                await asyncio.sleep(_LETTER_RETRY_S)
-            waiting = again
+        await self._letters.send(letters)
 
     def submit_dead_letters(self, letters: Sequence[DeadLetter]) -> "Future[None]":
         """See `RecordSource.submit_dead_letters`."""
@@ -169,25 +159,6 @@ class AppSource:
         while self._uncommitted:
             offsets, self._uncommitted = self._uncommitted, {}
             await self._app.bulk_consumer.commit_offsets(offsets)
-
-    async def _send(self, letter: DeadLetter) -> None:
-        try:
-            await self._send_value(letter.value, letter)
-        except (MessageSizeTooLargeError, RecordListTooLargeError, ProducerSendError) as error:
-            too_large = isinstance(error.__cause__ or error, MessageSizeTooLargeError | RecordListTooLargeError)
-            if not too_large or letter.value is None:
-                raise
-            _log.error(
-                "%s %d: %d bytes are too large for %s", letter.source, letter.offset, len(letter.value), self._topic
-            )
-            await self._send_value(None, letter, ("value-left-out-bytes", b"%d" % len(letter.value)))
-
-    async def _send_value(self, value: bytes | None, letter: DeadLetter, *more: tuple[str, bytes]) -> None:
-        # Faust wants seconds and cuts them to whole milliseconds: half of one keeps the cut from losing one.
-        seconds = (letter.timestamp_ms + 0.5) / 1000
-        headers: Any = [*letter.letter_headers(), *more]
-        acknowledged = await self._app.producer.send(self._topic, letter.key, value, None, seconds, headers)
-        await acknowledged
 
 
 def run_app(settings: StreamSettings, sink: RecordSink) -> int:

@@ -163,6 +163,7 @@ class PartitionWatch:
                 self.ends = await self._ends_of(client, positions)
             except (KafkaError, TimeoutError) as error:
                 _log.warning("the ends of partitions are not known: %r", error)
+                self._detector.observe(positions, {}, time.monotonic())
                 if client is not None:
                     await client.stop()
                     client = None

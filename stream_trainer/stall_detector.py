@@ -1,8 +1,8 @@
 """Tells a consumer that stands still from one that has nothing to do.
 
 Knows no Kafka: it is shown positions and ends, and the time. Invariant: it speaks up only after a partition was seen to
-stand still, with records waiting, through the whole patience; while ends are not known nothing is concluded, and the
-patience begins anew when a position moves or a partition comes or goes.
+stand still, with records waiting, through the whole patience; the patience begins anew when a position moves, a
+partition comes or goes, or an end is not known.
 
 Consumers of both Faust and aiokafka have been seen to stop while their process looked alive (faust issues 175 and 629,
 aiokafka issues 625 and 1037), which is why somebody has to look from the outside.
@@ -57,8 +57,10 @@ class StallDetector:
         stalls: list[Stall] = []
         for partition, position in positions.items():
             end = ends.get(partition, position)
+            if end == position:
+                continue
             before = self._since.get(partition)
-            if before is None or before[0] != position or end == position:
+            if before is None or before[0] != position:
                 kept[partition] = (position, now_s)
                 continue
             kept[partition] = before

