@@ -16,8 +16,9 @@ from dataclasses import replace
 import msgspec
 
 from model_contract.dense_layout import DenseLayout
+from model_contract.errors import DimflowError
 from stream_trainer.checkpoint_store import CheckpointStore
-from stream_trainer.errors import CheckpointError, RedisUnavailable, StateError, TrainerError
+from stream_trainer.errors import CheckpointError, RedisUnavailable, StateError
 from stream_trainer.model_state import Manifest, ModelState
 from stream_trainer.outgoing import encode_state
 from stream_trainer.publisher import Claim, Publisher
@@ -68,7 +69,7 @@ class Delivery:
         self._cuts: queue.Queue[ModelState | None] = queue.Queue(maxsize=1)
         self._idle = threading.Event()
         self._idle.set()
-        self._failure: TrainerError | OSError | None = None
+        self._failure: Exception | None = None
         self._own: Manifest
         self._claimed = False
         self._base_sequence = 0
@@ -126,7 +127,7 @@ class Delivery:
         """Hands a delta over; blocks while the one before is under way.
 
         Raises:
-            TrainerError, OSError: what broke the delivery thread; nothing is delivered any more.
+            Exception: what broke the delivery thread; nothing is delivered any more.
         """
         self.raise_failure()
         self._idle.clear()
@@ -158,23 +159,29 @@ class Delivery:
                     return
             try:
                 if cut is not None:
-                    self._make_durable(cut)
+                    cut = self._make_durable(cut)
                 self._catch_up(cut)
                 self._compact_if_due()
-            except (TrainerError, OSError) as error:
-                logger.error("delivery stopped: %s", error)
-                self._failure = error
+            except Exception as error:  # noqa: BLE001  the thread's outermost loop: whatever it was, training must hear of it
+                self._fail(error)
                 self._idle.set()
                 return
             self._idle.set()
 
-    def _make_durable(self, cut: ModelState) -> None:
+    def _fail(self, error: Exception) -> None:
+        expected = isinstance(error, DimflowError | OSError)
+        logger.error("delivery stopped: %s", error, exc_info=None if expected else error)
+        self._failure = error
+
+    def _make_durable(self, cut: ModelState) -> ModelState:
         begin = time.perf_counter()
+        cut = replace(cut, manifest=msgspec.structs.replace(cut.manifest, base_sequence=self._base_sequence))
         self._store.write_delta(cut)
         self.counts.durable_sequence = cut.manifest.sequence
         self.counts.write_s = time.perf_counter() - begin
         self._at_step("before_publish")
         self._on_durable(cut.manifest)
+        return cut
 
     def _catch_up(self, cut: ModelState | None) -> None:
         """Publishes everything between Redis' head and the disk's; a base where the gap cannot be filled."""
@@ -204,7 +211,7 @@ class Delivery:
 
     def _append(self, state: ModelState) -> bool:
         manifest = state.manifest
-        data = encode_state(state, "increment", self._base_sequence, self._layout)
+        data = encode_state(state, "increment", self._layout)
         # The epoch is this trainer's even where the bytes are those of the one before, which died too early to send.
         if not self._publisher.append(self._own.lineage, self._own.epoch, manifest.sequence, data):
             return False
@@ -225,7 +232,7 @@ class Delivery:
 
     def _send_base(self, state: ModelState, *, take_over: bool = False) -> None:
         manifest = state.manifest
-        data = encode_state(state, "base", manifest.sequence, self._layout)
+        data = encode_state(state, "base", self._layout)
         try:
             self._publisher.replace_base(
                 self._own.lineage, self._own.epoch, manifest.sequence, manifest.fingerprint, data, take_over=take_over
@@ -258,6 +265,5 @@ class Delivery:
             # The live state is sound: the next start replays what a broken file held; a later base heals the folder.
             logger.error("the base could not be made: %s", error)
             self._base_sequence = self.counts.durable_sequence
-        except (TrainerError, OSError) as error:
-            logger.error("the base could not be written: %s", error)
-            self._failure = error
+        except Exception as error:  # noqa: BLE001  as in `_run`
+            self._fail(error)

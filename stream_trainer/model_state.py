@@ -43,6 +43,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         lineage: one unbroken history of a model; a fresh state folder starts a new one.
         epoch: start number of the trainer inside the lineage; a later one fences off an earlier one.
         sequence: number of the cut, consecutive inside the lineage.
+        base_sequence: of the newest base when a delta was made durable; a base's own number is its sequence.
         fingerprint: of the model schema.
         created_ms: when the cut was taken.
         newest_sample_ms: largest Kafka time stamp trained so far; 0 before the first sample.
@@ -59,6 +60,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int
     fingerprint: str
     created_ms: int
+    base_sequence: int = 0
     newest_sample_ms: int = 0
     samples_trained: int = 0
     dead_letters: int = 0

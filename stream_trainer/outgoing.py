@@ -17,13 +17,12 @@ DENSE_MEAN = "dense_mean"
 DENSE_STD = "dense_std"
 
 
-def encode_state(state: ModelState, kind: IncrementKind, base_sequence: int, layout: DenseLayout) -> bytes:
+def encode_state(state: ModelState, kind: IncrementKind, layout: DenseLayout) -> bytes:
     """Encodes a delta as an increment, or a base as a base.
 
     Args:
         state: the cut.
         kind: "increment" or "base".
-        base_sequence: of the base that replicas may start from (a base: its own sequence).
         layout: where each dense tensor lies in the parameter vector.
     """
     manifest = state.manifest
@@ -33,7 +32,7 @@ def encode_state(state: ModelState, kind: IncrementKind, base_sequence: int, lay
         lineage=manifest.lineage,
         epoch=manifest.epoch,
         sequence=manifest.sequence,
-        base_sequence=base_sequence,
+        base_sequence=manifest.sequence if kind == "base" else manifest.base_sequence,
         created_ms=manifest.created_ms,
         newest_sample_ms=manifest.newest_sample_ms,
         samples_trained=manifest.samples_trained,

@@ -9,12 +9,12 @@ from tests.stream_trainer.states import LAYOUT, SCHEMA, block, state, with_manif
 
 
 def test_the_same_cut_gives_the_same_bytes_with_values_but_no_optimizer() -> None:
-    cut = with_manifest(state(3, [block(0, [5, 9], 1.5), block(1, [2], 2.5)], [11]), sample_times=(SampleTimes(10, 4),))
+    cut = with_manifest(state(3, [block(0, [5, 9], 1.5), block(1, [2], 2.5)], [11]), sample_times=(SampleTimes(10, 4),), base_sequence=1)
 
-    data = encode_state(cut, "increment", 1, LAYOUT)
+    data = encode_state(cut, "increment", LAYOUT)
     found = decode(data, limits=IncrementLimits(), expected_fingerprint=SCHEMA.fingerprint)
 
-    assert data == encode_state(cut, "increment", 1, LAYOUT)
+    assert data == encode_state(cut, "increment", LAYOUT)
     assert (found.header.kind, found.header.lineage, found.header.sequence) == ("increment", "aaaa", 3)
     assert found.header.base_sequence == 1
     assert found.header.offsets == (("samples", 0, 30),)
@@ -29,6 +29,6 @@ def test_the_same_cut_gives_the_same_bytes_with_values_but_no_optimizer() -> Non
 def test_an_id_that_came_back_has_no_tombstone() -> None:
     cut = state(3, [block(0, [5, 9], 1.5)], [5, 11])
 
-    found = decode(encode_state(cut, "increment", 1, LAYOUT), limits=IncrementLimits(), expected_fingerprint=None)
+    found = decode(encode_state(cut, "increment", LAYOUT), limits=IncrementLimits(), expected_fingerprint=None)
 
     assert found.tombstones.tolist() == [11]
