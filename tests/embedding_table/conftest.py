@@ -1,0 +1,172 @@
+"""A second, plain implementation of the table: a dict of rows and numpy, one row at a time."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from embedding_table.table import ABSENT, EmbeddingTable
+from embedding_table.table_rows import TableChanges
+
+_MASK = (1 << 64) - 1
+
+
+def _mix(word: int) -> int:
+    word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & _MASK
+    return word ^ (word >> 31)
+
+
+def first_value(seed: int, feature_id: int, column: int, scale: float) -> np.float32:
+    """SplitMix64 as published, counted by column."""
+    stream = _mix(feature_id ^ _mix(seed))
+    bits = _mix((stream + (column + 1) * 0x9E3779B97F4A7C15) & _MASK) >> 40
+    return np.float32(bits / 2**23 - 1) * np.float32(scale)
+
+
+@dataclass
+class PlainRow:
+    slot: int
+    columns: np.ndarray
+    values: np.ndarray
+    accumulator: float
+    count: float
+    last_seen_s: int
+
+
+@dataclass
+class PlainTable:
+    """What `EmbeddingTable` must compute, in double precision, without a budget."""
+
+    slots: int
+    dim: int
+    seed: int
+    init_scale: float
+    initial_accumulator: float
+    missing_ids: np.ndarray
+    columns: list[np.ndarray]
+    rows: dict[int, PlainRow] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.changed: set[int] = set()
+        self.erased: set[int] = set()
+        for slot, missing_id in enumerate(self.missing_ids.tolist()):
+            self.insert(missing_id, slot, 0)
+
+    def insert(self, feature_id: int, slot: int, now_s: int) -> None:
+        if feature_id in self.rows:
+            return
+        columns = self.columns[slot]
+        values = np.array([first_value(self.seed, feature_id, int(c), self.init_scale) for c in columns], np.float64)
+        self.rows[feature_id] = PlainRow(slot, columns, values, self.initial_accumulator, 0.0, now_s)
+        self.changed.add(feature_id)
+
+    def erase(self, feature_id: int) -> None:
+        del self.rows[feature_id]
+        self.erased.add(feature_id)
+
+    def wide(self, feature_id: int) -> np.ndarray:
+        """The row at full width, zero where its block has no column."""
+        wide = np.zeros(self.dim)
+        if feature_id in self.rows:
+            wide[self.rows[feature_id].columns] = self.rows[feature_id].values
+        return wide
+
+    def gather(self, ids: np.ndarray, offsets: np.ndarray, pooling: np.ndarray) -> np.ndarray:
+        pooled = np.zeros((offsets.size - 1, self.dim))
+        for bag in range(offsets.size - 1):
+            members = ids[offsets[bag] : offsets[bag + 1]].tolist()
+            for feature_id in members:
+                pooled[bag] += self.wide(feature_id)
+            if pooling[bag % self.slots] == 1 and members:
+                pooled[bag] /= len(members)
+        return pooled.reshape(-1, self.slots, self.dim)
+
+    def update(
+        self, ids: np.ndarray, offsets: np.ndarray, pooling: np.ndarray, grad: np.ndarray, lr: float, eps: float, now: int
+    ) -> None:
+        flat = grad.reshape(-1, self.dim).astype(np.float64)
+        sums: dict[int, np.ndarray] = {}
+        lookups: dict[int, int] = {}
+        for bag in range(offsets.size - 1):
+            members = ids[offsets[bag] : offsets[bag + 1]].tolist()
+            share = 1 / len(members) if pooling[bag % self.slots] == 1 and members else 1.0
+            for feature_id in members:
+                sums[feature_id] = sums.get(feature_id, np.zeros(self.dim)) + share * flat[bag]
+                lookups[feature_id] = lookups.get(feature_id, 0) + 1
+        for feature_id, total in sums.items():
+            if feature_id not in self.rows:
+                continue
+            row = self.rows[feature_id]
+            g = total[row.columns]
+            row.accumulator += float((g * g).mean()) if g.size else 0.0
+            row.values = row.values - lr * g / (np.sqrt(row.accumulator) + eps)
+            row.count += lookups[feature_id]
+            row.last_seen_s = now
+            self.changed.add(feature_id)
+
+    def decay(self, factor: float) -> None:
+        for row in self.rows.values():
+            row.count *= factor
+
+    def assert_same(self, changes: TableChanges, ids: set[int]) -> None:
+        """`changes` holds exactly these ids, with this table's rows."""
+        seen = []
+        for block in changes.blocks:
+            np.testing.assert_array_equal(block.columns, self.columns[block.slot])
+            for k, feature_id in enumerate(block.ids.tolist()):
+                row = self.rows[feature_id]
+                assert row.slot == block.slot
+                np.testing.assert_allclose(block.values[k], row.values, rtol=2e-4, atol=2e-5)
+                np.testing.assert_allclose(block.accumulators[k], row.accumulator, rtol=2e-4)
+                np.testing.assert_allclose(block.counts[k], row.count, rtol=1e-4)
+                assert block.last_seen_s[k] == row.last_seen_s
+                seen.append(feature_id)
+        assert len(seen) == len(set(seen))
+        assert set(seen) == ids
+
+
+@pytest.fixture
+def twins() -> Callable[..., tuple[EmbeddingTable, PlainTable]]:
+    """Makes a table and its plain twin with the same settings."""
+
+    def make(
+        slots: int,
+        dim: int,
+        *,
+        columns: list[np.ndarray] | None = None,
+        seed: int = 7,
+        budget_bytes: int = 16 << 20,
+        threads: int = 1,
+    ) -> tuple[EmbeddingTable, PlainTable]:
+        missing = np.arange(1, slots + 1, dtype=np.uint64) << np.uint64(40)
+        full = [np.arange(dim, dtype=np.uint16)] * slots if columns is None else columns
+        table = EmbeddingTable(
+            slots=slots,
+            dim=dim,
+            budget_bytes=budget_bytes,
+            seed=seed,
+            init_scale=0.25,
+            initial_accumulator=0.1,
+            missing_ids=missing,
+            columns=full,
+            threads=threads,
+        )
+        return table, PlainTable(slots, dim, seed, 0.25, 0.1, missing, full)
+
+    return make
+
+
+@pytest.fixture
+def random_bags() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """Makes (positions into a pool, offsets) of bags with 0 to 4 members, many of them the same."""
+
+    def make(rng: np.random.Generator, bags: int, pool: int, longest: int = 4) -> tuple[np.ndarray, np.ndarray]:
+        sizes = rng.integers(0, longest + 1, bags)
+        offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        return np.minimum(rng.geometric(0.1, int(offsets[-1])), pool) - 1, offsets
+
+    return make
+
+

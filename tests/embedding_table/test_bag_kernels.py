@@ -1,0 +1,97 @@
+"""Pooling and training on ranges of bags, as a step calls them, against the plain table."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from embedding_table.bag_kernels import gather_bags, new_scratch, update_bags
+from embedding_table.hash_index import ABSENT
+
+_POOLINGS = [np.array([0, 0, 0], np.int8), np.array([1, 0, 1], np.int8), np.array([1, 1, 1], np.int8)]
+
+
+def _columns(rng: np.random.Generator, dim: int, pruned: bool) -> list[np.ndarray]:
+    if not pruned:
+        return [np.arange(dim, dtype=np.uint16)] * 3
+    widths = [0, int(rng.integers(1, dim + 1)), dim]
+    return [np.sort(rng.permutation(dim)[:width]).astype(np.uint16) for width in widths]
+
+
+@pytest.mark.parametrize("pooling", _POOLINGS)
+@pytest.mark.parametrize("pruned", [False, True])
+@pytest.mark.parametrize("dim", [1, 3, 8, 16, 20, 64])
+def test_micro_batches_equal_the_plain_table(
+    twins: Callable, random_bags: Callable, dim: int, pruned: bool, pooling: np.ndarray
+) -> None:
+    rng = np.random.default_rng(dim)
+    table, plain = twins(3, dim, columns=_columns(rng, dim, pruned))
+    ids = np.setdiff1d(np.arange(1, 100, dtype=np.uint64), np.arange(0, 100, 7))
+    slots = (ids % 3).astype(np.int32)
+    table.insert(ids, slots, 5)
+    for feature_id, slot in zip(ids.tolist(), slots.tolist(), strict=True):
+        plain.insert(feature_id, slot, 5)
+    positions, offsets = random_bags(rng, 3 * 40, 110)
+    lookups = (positions + 1).astype(np.uint64)  # every seventh has no row
+    handles = table.find(lookups)
+    assert (handles == ABSENT).any()
+    views = table.views()
+    scratch = new_scratch(lookups.size, dim)
+    for lo in range(0, 120, 30):
+        hi = lo + 30
+        out = np.full((30, dim), np.nan, np.float32)
+        gather_bags(views, handles, offsets, pooling, lo, hi, out)
+        window = np.clip(offsets, offsets[lo], offsets[hi])[lo : hi + 1]
+        expected = plain.gather(lookups, window, pooling).reshape(30, dim)
+        np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+        grad = rng.standard_normal((30, dim)).astype(np.float32)
+        update_bags(views, handles, offsets, pooling, lo, hi, grad, 0.1, 1e-6, 9 + lo, scratch)
+        plain.update(lookups, window, pooling, grad, 0.1, 1e-6, 9 + lo)
+    plain.assert_same(table.all_rows(), set(plain.rows))
+
+
+def test_a_pruned_row_computes_what_a_masked_one_does(twins: Callable) -> None:
+    """Forward and backward bit by bit: a row of full width with zeros in the pruned columns, and no gradient there."""
+    columns = np.array([0, 3, 4, 9, 15], np.uint16)
+    narrow, _ = twins(1, 16, columns=[columns])
+    masked, _ = twins(1, 16)
+    ids = np.arange(1, 50, dtype=np.uint64)
+    slots = np.zeros(49, np.int32)
+    rng = np.random.default_rng(0)
+    pooling, offsets = np.zeros(1, np.int8), np.arange(50, dtype=np.int64)
+    results = []
+    for table in (narrow, masked):
+        handles = table.insert(ids, slots, 0)
+        out = np.empty((49, 16), np.float32)
+        gather_bags(table.views(), handles, offsets, pooling, 0, 49, out)
+        results.append(out)
+    mask = np.isin(np.arange(16), columns)
+    np.testing.assert_array_equal(results[0], np.where(mask, results[1], 0))
+    grad = rng.standard_normal((49, 16)).astype(np.float32)
+    update_bags(narrow.views(), narrow.find(ids), offsets, pooling, 0, 49, grad, 0.1, 1e-6, 1, new_scratch(49, 16))
+    before = results[0][:, mask]
+    gather_bags(narrow.views(), narrow.find(ids), offsets, pooling, 0, 49, results[0])
+    step = 0.1 / (np.sqrt(0.1 + (grad[:, mask].astype(np.float64) ** 2).mean(axis=1)) + 1e-6)
+    np.testing.assert_allclose(results[0][:, mask], before - step[:, None] * grad[:, mask], rtol=1e-5, atol=1e-6)
+    assert (results[0][:, ~mask] == 0).all()
+
+
+def test_a_row_number_left_by_chance_is_not_believed(twins: Callable) -> None:
+    """An accumulator of 0 holds the same bits as row number 0."""
+    table, plain = twins(1, 4)
+    ids = np.array([5, 6, 7], np.uint64)
+    handles = table.insert(ids, np.zeros(3, np.int32), 0)
+    rows = table.all_rows()
+    rows.blocks[0].accumulators[:] = 0
+    table.restore_rows(rows)
+    for feature_id in ids.tolist():
+        plain.insert(feature_id, 0, 0)
+    for row in plain.rows.values():
+        row.accumulator = 0.0
+    lookups = np.array([7, 5, 7, 6, 5], np.uint64)
+    offsets, pooling = np.arange(6, dtype=np.int64), np.zeros(1, np.int8)
+    grad = np.arange(20, dtype=np.float32).reshape(5, 4)
+    update_bags(table.views(), table.find(lookups), offsets, pooling, 0, 5, grad, 0.1, 1e-6, 1, new_scratch(5, 4))
+    plain.update(lookups, offsets, pooling, grad, 0.1, 1e-6, 1)
+    plain.assert_same(table.all_rows(), set(plain.rows))
+    assert handles.size == 3

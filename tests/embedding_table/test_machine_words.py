@@ -1,0 +1,102 @@
+"""Rows of every width against numpy, with neighbours that must stay as they are."""
+
+import numpy as np
+import pytest
+
+from embedding_table.machine_words import (
+    add_row,
+    add_scaled_row,
+    copy_row,
+    fill_row,
+    prefetch,
+    sum_of_squares,
+    weighted_sum_of_rows,
+)
+from model_contract.compiled import kernel
+
+WIDTHS = [*range(18), 31, 32, 33, 47, 64, 100]
+
+
+@kernel
+def _fill(target: np.ndarray, at: int, width: int, value: np.float32) -> None:
+    fill_row(target, at, width, value)
+
+
+@kernel
+def _copy(target: np.ndarray, at: int, source: np.ndarray, start: int, width: int) -> None:
+    copy_row(target, at, source, start, width)
+
+
+@kernel
+def _add(target: np.ndarray, at: int, source: np.ndarray, start: int, width: int) -> None:
+    add_row(target, at, source, start, width)
+
+
+@kernel
+def _add_scaled(target: np.ndarray, at: int, source: np.ndarray, start: int, width: int, scale: np.float32) -> None:
+    add_scaled_row(target, at, source, start, width, scale)
+
+
+@kernel
+def _squares(source: np.ndarray, start: int, width: int) -> np.float32:
+    return sum_of_squares(source, start, width)
+
+
+@kernel
+def _weighted(target: np.ndarray, width: int, source: np.ndarray, rows: np.ndarray, weights: np.ndarray) -> None:
+    weighted_sum_of_rows(target, width, source, rows, weights, 1, rows.size)
+
+
+@kernel
+def _fetch(array: np.ndarray, position: int) -> None:
+    prefetch(array, position)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_rows_of_any_width(width: int) -> None:
+    rng = np.random.default_rng(width)
+    source = rng.standard_normal(200).astype(np.float32)
+    start, at = 3, 7
+    row = source[start : start + width]
+    original = rng.standard_normal(200).astype(np.float32)
+    scale = np.float32(0.37)
+
+    def expected(changed: np.ndarray) -> np.ndarray:
+        whole = original.copy()
+        whole[at : at + width] = changed
+        return whole
+
+    held = original[at : at + width]
+    target = original.copy()
+    _fill(target, at, width, scale)
+    np.testing.assert_array_equal(target, expected(np.full(width, scale)))
+    target = original.copy()
+    _copy(target, at, source, start, width)
+    np.testing.assert_array_equal(target, expected(row))
+    target = original.copy()
+    _add(target, at, source, start, width)
+    np.testing.assert_array_equal(target, expected(held + row))
+    target = original.copy()
+    _add_scaled(target, at, source, start, width, scale)
+    np.testing.assert_allclose(target, expected(held + scale * row), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(_squares(source, start, width), np.sum(row.astype(np.float64) ** 2), rtol=1e-6)
+
+
+@pytest.mark.parametrize("width", WIDTHS[1:])
+def test_weighted_sum_of_rows(width: int) -> None:
+    rng = np.random.default_rng(width)
+    source = rng.standard_normal((9, width)).astype(np.float32)
+    rows = np.array([8, 0, 3, 3, 5, 0], np.int32)
+    weights = rng.standard_normal(6).astype(np.float32)
+    target = np.full(width + 1, 5, np.float32)
+    _weighted(target, width, source, rows, weights)
+    expected = (weights[1:, None].astype(np.float64) * source[rows[1:]]).sum(axis=0)
+    np.testing.assert_allclose(target[:width], expected, rtol=1e-5, atol=1e-6)
+    assert target[width] == 5
+
+
+@pytest.mark.parametrize("position", [0, -(1 << 40), 1 << 40])
+def test_prefetch_changes_nothing_wherever_it_points(position: int) -> None:
+    array = np.arange(4, dtype=np.float32)
+    _fetch(array, position)
+    np.testing.assert_array_equal(array, [0, 1, 2, 3])
