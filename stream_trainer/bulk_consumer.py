@@ -15,10 +15,8 @@ them moves.
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from operator import attrgetter
 from typing import Any, ClassVar, Final
 
-import numpy as np
 from aiokafka.errors import IllegalStateError, KafkaError, KafkaTimeoutError
 from aiokafka.structs import OffsetAndMetadata
 from aiokafka.structs import TopicPartition as ClientPartition
@@ -26,53 +24,17 @@ from faust.exceptions import ConsumerNotStarted
 from faust.transport.drivers.aiokafka import Consumer, Transport
 
 from stream_trainer.errors import TransportError
-from stream_trainer.records import CONTENT_TYPE, Headers, RecordBatch, RecordSink, TopicPartition
+from stream_trainer.fetched_records import ContentTypes, batch_of, interleaved
+from stream_trainer.records import RecordBatch, RecordSink, TopicPartition
 
-__all__ = ["UNKNOWN_POSITION", "BulkConsumer", "BulkTransport", "ContentTypes", "batch_of"]
+__all__ = ["UNKNOWN_POSITION", "BulkConsumer", "BulkTransport"]
 
 UNKNOWN_POSITION: Final = -1
 
 _FETCH_WAIT_S: Final = 1.0
 _COMMIT_TIMEOUT_S: Final = 10.0
-_value_of = attrgetter("value")
-_key_of = attrgetter("key")
-_headers_of = attrgetter("headers")
-_timestamp_of = attrgetter("timestamp")
-_offset_of = attrgetter("offset")
-_size_of = attrgetter("serialized_value_size")
 
 _log = logging.getLogger(__name__)
-
-
-class ContentTypes(dict[Headers, str | None]):
-    """The content type that each set of headers names; producers send few different ones, so it is looked up once."""
-
-    _KEPT: Final = 1024
-
-    def __missing__(self, headers: Headers) -> str | None:
-        """Finds the last `content-type`, in any case of letters, as Kafka's own clients do."""
-        found = [value for name, value in headers if name.lower() == CONTENT_TYPE and value is not None]
-        if len(self) >= self._KEPT:  # headers that differ from message to message, such as trace ids
-            self.clear()
-        self[headers] = answer = found[-1].decode(errors="replace") if found else None
-        return answer
-
-
-def batch_of(source: TopicPartition, records: Sequence[Any], content_types: ContentTypes) -> RecordBatch:
-    """Turns R > 0 records of the client library into columns, without a Python statement per record."""
-    count = len(records)
-    headers = list(map(_headers_of, records))
-    timestamps = np.fromiter(map(_timestamp_of, records), np.int64, count)
-    return RecordBatch(
-        source=source,
-        values=list(map(_value_of, records)),
-        keys=list(map(_key_of, records)),
-        headers=headers,
-        content_types=list(map(content_types.__getitem__, headers)) if any(headers) else [None] * count,
-        timestamps_ms=np.maximum(timestamps, 0, out=timestamps),
-        offsets=np.fromiter(map(_offset_of, records), np.int64, count),
-        size_bytes=max(sum(map(_size_of, records)), 0),  # a tombstone's size is -1: never mind
-    )
 
 
 class BulkConsumer(Consumer):
@@ -196,10 +158,10 @@ class BulkConsumer(Consumer):
             if not records:
                 await asyncio.sleep(0)
                 continue
-            for client, partition_records in records.items():
-                partition = TopicPartition(client.topic, client.partition)
-                if not await self._deliver(partition, partition_records, seeks):
-                    self._rewind.add(partition)
+            for partition, piece in interleaved(records):
+                if not await self._deliver(partition, piece, seeks):
+                    self._rewind.update(self._next)  # a piece that follows one not taken must not be offered
+                    break
 
     async def _deliver(self, partition: TopicPartition, records: Sequence[Any], seeks: int) -> bool:
         """Offers one partition's records; False if they must be fetched again."""
@@ -241,15 +203,16 @@ class BulkConsumer(Consumer):
         """Seeks back to what was fetched and thrown away; its offset has already moved on in the client library."""
         if not self._rewind or not self.flow_active:
             return
-        assigned = self._assigned()
+        seeks, assigned = self._seeks, self._assigned()
         back = {ClientPartition(*p): self._next[p] for p in self._rewind if p in assigned and p in self._next}
         self._rewind.clear()
         for client, offset in back.items():
-            # A `perform_seek` meanwhile makes this one stale; `_deliver` then sees that the seeks do not match.
             try:
                 await self._thread.call_thread(self._seek_in_thread, client, offset)
             except IllegalStateError:
                 _log.debug("%s was revoked meanwhile", client)
+        if seeks != self._seeks:  # a `perform_seek` went between: these seeks were stale
+            self._rewind.update(self._next)
 
     async def _seek_in_thread(self, client: ClientPartition, offset: int) -> None:
         self._thread._ensure_consumer().seek(client, offset)

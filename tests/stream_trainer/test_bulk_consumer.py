@@ -1,83 +1,21 @@
-"""The columns of a fetch, and the private names of Faust and aiokafka that the bulk consumer stands on.
+"""The private names of Faust and aiokafka that the bulk consumer stands on.
 
 What it does with a real broker stands in `tests/integration`.
 """
 
 import importlib.metadata
 import inspect
-from typing import Any
 
 import aiokafka
-import numpy as np
 import pytest
 from aiokafka.consumer.fetcher import Fetcher as ClientFetcher
-from aiokafka.structs import ConsumerRecord
 from faust import App
 from faust.tables.recovery import Recovery
 from faust.transport.consumer import Consumer as BaseConsumer
 from faust.transport.consumer import Fetcher, ThreadDelegateConsumer
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Producer, Transport
 
-from stream_trainer.bulk_consumer import BulkConsumer, BulkTransport, ContentTypes, batch_of
-from stream_trainer.records import TopicPartition
-
-SOURCE = TopicPartition("samples", 1)
-
-
-def record(offset: int, value: bytes | None = b"v", **more: Any) -> ConsumerRecord[bytes, bytes]:
-    size = -1 if value is None else len(value)
-    fields = {"key": None, "timestamp": 1_700_000_000_000 + offset, "headers": (), **more}
-    key, timestamp, headers = fields["key"], fields["timestamp"], fields["headers"]
-    return ConsumerRecord("samples", 1, offset, timestamp, 0, key, value, None, -1, size, headers)
-
-
-def test_a_fetch_becomes_columns() -> None:
-    typed = (("content-type", b"a/b"),)
-    records = [
-        record(7, b"abc", key=b"k"),
-        record(8, None, headers=typed),
-        record(11, b"", timestamp=-1),
-    ]
-    batch = batch_of(SOURCE, records, ContentTypes())
-    assert batch.source == SOURCE
-    assert batch.values == [b"abc", None, b""]
-    assert batch.keys == [b"k", None, None]
-    assert batch.headers == [(), typed, ()]
-    assert batch.content_types == [None, "a/b", None]
-    assert batch.timestamps_ms.tolist() == [1_700_000_000_007, 1_700_000_000_008, 0]
-    assert batch.offsets.tolist() == [7, 8, 11]
-    assert (batch.timestamps_ms.dtype, batch.offsets.dtype) == (np.int64, np.int64)
-    assert batch.next_offset == 12
-
-
-def test_without_headers_no_content_type_is_looked_up() -> None:
-    assert batch_of(SOURCE, [record(0), record(1)], ContentTypes()).content_types == [None, None]
-
-
-@pytest.mark.parametrize(
-    ("headers", "expected"),
-    [
-        ((), None),
-        ((("other", b"x"),), None),
-        ((("content-type", b"a/b"),), "a/b"),
-        ((("Content-Type", b"a/b"),), "a/b"),
-        ((("content-type", b"first"), ("content-type", b"last")), "last"),
-        ((("content-type", None),), None),
-        ((("content-type", b"\xff"),), "\ufffd"),
-    ],
-)
-def test_the_content_type_is_the_last_header_of_that_name(headers: Any, expected: str | None) -> None:
-    types = ContentTypes()
-    assert types[headers] == expected
-    assert types[headers] == expected
-
-
-def test_headers_that_never_repeat_do_not_fill_the_memory() -> None:
-    types = ContentTypes()
-    for number in range(5000):
-        headers = (("trace", b"%d" % number), ("content-type", b"a/b"))
-        assert types[headers] == "a/b"
-    assert len(types) <= 1024
+from stream_trainer.bulk_consumer import BulkConsumer, BulkTransport
 
 
 def test_the_pinned_versions_are_installed() -> None:
