@@ -18,6 +18,7 @@ from model_contract.samples import Reason
 
 __all__ = ["ArrowMessage", "read_stream"]
 
+_MAX_IPC_MESSAGES = 10_000  # in one stream: each costs a walk in Python, and a hostile one needs few bytes
 _CONTINUATION = 0xFFFFFFFF
 _HEADER_TYPE, _HEADER, _BODY_LENGTH = 1, 2, 3  # fields of Message
 _DICTIONARY_BATCH, _RECORD_BATCH = 2, 3  # values of its header type
@@ -74,7 +75,12 @@ def read_stream(data: bytes, max_rows: int) -> ArrowMessage:
 def _counted_rows(data: bytes) -> int:
     """Rows of all record batches by their metadata; struct.error where the bytes do not lead on."""
     at = rows = 0
-    while at < len(data):
+    for _ in range(_MAX_IPC_MESSAGES):
+        if at >= len(data):
+            message = (
+                f"{len(data)} bytes without an end-of-stream mark; expected one, as rows after the last may be lost"
+            )
+            raise SampleError(Reason.BAD_ARROW, message)
         mark, size = struct.unpack_from("<Ii", data, at)
         if mark != _CONTINUATION or size < 0:
             message = f"bytes {data[at : at + 8]!r} at {at}; expected the start of an Arrow IPC message"
@@ -93,7 +99,7 @@ def _counted_rows(data: bytes) -> int:
             batch_rows = _scalar(data, batch, _ROWS, "<q")
             rows += batch_rows if kind == _RECORD_BATCH and batch_rows > 0 else 0
         at += 8 + size + max(_scalar(data, table, _BODY_LENGTH, "<q"), 0)
-    message = f"{len(data)} bytes without an end-of-stream mark; expected one, as rows after the last may be lost"
+    message = f"more than {_MAX_IPC_MESSAGES} IPC messages in one stream; expected larger batches"
     raise SampleError(Reason.BAD_ARROW, message)
 
 

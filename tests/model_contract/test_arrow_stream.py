@@ -74,6 +74,16 @@ def test_bytes_after_the_end_are_refused() -> None:
     assert reason_of(stream(TABLE) + stream(TABLE)) == Reason.BAD_ARROW
 
 
+def test_a_stream_of_very_many_messages_is_refused() -> None:
+    one = stream(pa.table({"label": np.zeros(10_001, np.int8)}))
+    assert read_stream(one, 20_000).table.num_rows == 10_001
+    sink = pa.BufferOutputStream()
+    table = pa.table({"label": np.zeros(10_001, np.int8)})
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=1)
+    assert reason_of(sink.getvalue().to_pybytes(), 20_000) == Reason.BAD_ARROW
+
+
 @pytest.mark.parametrize("data", [b"", b"{}", b'{"label":1}', b"x" * 100, b"\xff" * 64, b"ARROW1\0\0" + b"\0" * 64])
 def test_other_bytes_are_refused(data: bytes) -> None:
     assert reason_of(data) == Reason.BAD_ARROW

@@ -77,6 +77,7 @@ def accepts(form: type[Any], text: bytes) -> bool:
 
 @given(sample)
 @example({"label": 1, "weight": FLOAT32_MAX, "ts_ms": TS_MS_MAX})
+@example({"label": 1, "sparse": {"tags": [1, 2, 3]}})
 @example({"label": 1, "dense": {"price": int(FLOAT32_MAX) + 1}})
 def test_samples_are_accepted_exactly_when_no_fault_is_found(schema: ModelSchema, value: Any) -> None:
     text = json.dumps(value).encode()
