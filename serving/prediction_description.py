@@ -10,7 +10,7 @@ from model_contract.schema import ModelSchema
 from serving.problem import PROBLEM_TYPE
 from serving.settings import ServingSettings
 
-__all__ = ["describe_prediction"]
+__all__ = ["describe_prediction", "example_instance"]
 
 _VALUE = {"type": ["string", "integer", "null"]}
 _PROBLEMS = {
@@ -52,7 +52,7 @@ def describe_prediction(schema: ModelSchema, settings: ServingSettings) -> dict[
             "operationId": "predict",
             "requestBody": {
                 "required": True,
-                "content": {"application/json": {"schema": body, "example": {"instances": [_example(schema)]}}},
+                "content": {"application/json": {"schema": body, "example": {"instances": [example_instance(schema)]}}},
             },
             "responses": responses,
         }
@@ -70,7 +70,8 @@ def _instance(schema: ModelSchema, settings: ServingSettings) -> dict[str, Any]:
     return {"type": "object", "additionalProperties": False, "properties": properties}
 
 
-def _example(schema: ModelSchema) -> dict[str, Any]:
+def example_instance(schema: ModelSchema) -> dict[str, Any]:
+    """One instance with a value for every feature."""
     sparse: dict[str, Any] = {slot.name: ["1", "2"] if slot.multi else "1" for slot in schema.sparse}
     example: dict[str, Any] = {"sparse": sparse}
     if schema.dense:

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import msgspec
 from starlette.types import Receive, Scope, Send
@@ -76,6 +77,10 @@ class PredictionEndpoint:
         self._pool = ThreadPoolExecutor(settings.scoring_threads, thread_name_prefix="dimflow-score")
         self._encoder = msgspec.json.Encoder()
         self._in_work = 0
+
+    def warm_up(self, instance: dict[str, Any]) -> None:
+        """Decodes an instance, so that no request waits for kernels to be compiled or read from their cache."""
+        self._decoder.decode(msgspec.json.encode({"instances": [instance]}))
 
     def close(self) -> None:
         """Ends the scoring threads; requests still waiting for one are not answered any more."""
@@ -149,7 +154,7 @@ class PredictionEndpoint:
 def _bad_request(body: bytes, error: RequestError) -> HttpProblem:
     """400 where the body is no JSON at all, 422 where it is JSON of another shape."""
     try:
-        msgspec.json.decode(body, type=msgspec.Raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        msgspec.json.decode(body)
+    except (ValueError, RecursionError):
         return HttpProblem(400, "not_json", error.detail)
     return HttpProblem(422, "invalid_request", error.detail, pointer=error.pointer)

@@ -29,6 +29,7 @@ from serving.http_protocol import ConnectionLimits, bounded_protocol
 from serving.intake import Intake
 from serving.metrics import ServingMetrics
 from serving.model_report import ModelReporter
+from serving.prediction_description import example_instance
 from serving.prediction_endpoint import PredictionEndpoint
 from serving.replica import Replica
 from serving.settings import PREFIX, ServingSettings
@@ -146,6 +147,7 @@ def serve(settings: ServingSettings) -> int:
     for name, value in describe_settings(settings).items():
         _log.info("setting %s = %s", name, value)
     parts = assemble(settings)
+    parts.endpoint.warm_up(example_instance(parts.schema))
     with listen(settings) as listener:
         host, port = listener.getsockname()[:2]
         _log.info("model %s (%s) on http://%s:%d", parts.schema.name, parts.schema.fingerprint, host, port)

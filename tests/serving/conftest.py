@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import httpx
+import msgspec
 import numpy as np
 import pytest
 import redis
@@ -19,11 +20,13 @@ from numpy.typing import NDArray
 
 from model_contract.dense_layout import DenseLayout
 from model_contract.increment import DenseTensor, Increment, IncrementHeader, IncrementLimits, RowBlock, encode
+from model_contract.prediction_request import PredictionRequestDecoder
 from model_contract.redis_keys import BASE_CHUNK_BYTES, INCREMENT_FIELD, RedisKeys, entry_id
 from model_contract.schema import DenseFeature, ModelSchema, SparseSlot
 from serving.feed_log import FeedLog
 from serving.freshness import FreshnessMeter
 from serving.intake import Head, Intake
+from serving.prediction_description import example_instance
 from serving.process import HttpServer, ServingParts, assemble, listen
 from serving.replica import Replica
 from serving.settings import ServingSettings
@@ -89,7 +92,10 @@ class PlainModel:
 
     def shake_dense(self) -> None:
         layout = DenseLayout(self.schema)
-        self.tensors = {entry.name: self.rng.normal(0, 0.5, entry.shape).astype(np.float32) for entry in layout.entries}
+        self.tensors = {
+            entry.name: self.rng.normal(0, entry.shape[-1] ** -0.5, entry.shape).astype(np.float32)
+            for entry in layout.entries
+        }
         count = len(self.schema.dense)
         self.mean = self.rng.normal(0, 1, count).astype(np.float32)
         self.std = self.rng.uniform(0.5, 2, count).astype(np.float32)
@@ -276,6 +282,7 @@ def eventually(condition: Callable[[], Any], what: str, deadline_s: float = 10.0
 @contextlib.contextmanager
 def running_server(settings: ServingSettings, *, follow: bool = True) -> Iterator[Running]:
     parts = assemble(settings)
+    parts.endpoint.warm_up(example_instance(parts.schema))
     with listen(settings) as listener:
         address = listener.getsockname()[:2]
         server = HttpServer(settings, parts.app)
@@ -343,6 +350,19 @@ def make_bench(model: PlainModel, budget_bytes: int = 64 << 20) -> Bench:
         now_ms=lambda: NOW_MS,
     )
     return Bench(model, replica, feed_log, freshness, intake)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_kernels() -> None:
+    """Compiles every kernel that serving uses before the first test, so that no deadline below includes it."""
+    rng = np.random.default_rng(SEED)
+    for schema in (schema_with_dense(), schema_without_dense()):
+        model = PlainModel(schema, rng)
+        bench = make_bench(model)
+        bench.intake.take_base(bench.head(), encode(model.base()))
+        bench.intake.take("increment 1-0", encode(model.step()))
+        body = msgspec.json.encode({"instances": [example_instance(schema), model.instance()]})
+        bench.replica.score(PredictionRequestDecoder(schema).decode(body))
 
 
 @pytest.fixture
