@@ -6,6 +6,7 @@ on the disk and, where Redis answers, published.
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from threadpoolctl import threadpool_limits
@@ -34,11 +35,13 @@ from stream_trainer.stream_settings import StreamSettings
 from stream_trainer.telemetry import TrainerPage
 from stream_trainer.train_step import TrainStep
 from stream_trainer.trainer import Trainer, now_ms
+from stream_trainer.warm_up import warm_up
 
 __all__ = ["make_learner", "read_schema", "run_trainer"]
 
 logger = logging.getLogger(__name__)
 
+_SCRATCH_BYTES = 16 << 20
 _BLAS_THREADS = 1  # one thread trains and one prepares: a second BLAS thread would fight the latter for its core
 
 
@@ -94,25 +97,27 @@ def run_trainer(settings: TrainerSettings, at_step: Callable[[str], None] = lamb
     """
     logger.info("settings: %s", describe_settings(settings))
     schema = read_schema(settings.model_file)
+    decoder = SampleDecoder(schema)
+    warm_up(schema, decoder, lambda: make_learner(schema, replace(settings, memory_bytes=_SCRATCH_BYTES)))
     learner = make_learner(schema, settings)
     store = CheckpointStore(settings.state_dir, learner.merge_admission, settings.kept_bases, at_step)
     try:
-        return _run(settings, schema, learner, store, at_step)
+        return _run(settings, learner, decoder, store, at_step)
     finally:
         store.close()
 
 
 def _run(
     settings: TrainerSettings,
-    schema: ModelSchema,
     learner: Learner,
+    decoder: SampleDecoder,
     store: CheckpointStore,
     at_step: Callable[[str], None],
 ) -> int:
     state = _restored(learner, store)
     publisher = Publisher(
         settings.redis,
-        schema.name,
+        learner.schema.name,
         kept_bases=settings.kept_bases,
         stream_increments=settings.stream_increments,
     )
@@ -131,7 +136,7 @@ def _run(
         at_step=at_step,
     )
     state = delivery.start(state)
-    trainer = Trainer(settings, learner, SampleDecoder(schema), delivery, state)
+    trainer = Trainer(settings, learner, decoder, delivery, state)
     trainers.append(trainer)
     if settings.metrics_port:
         TrainerPage(trainer).start(settings.metrics_host, settings.metrics_port)
