@@ -33,15 +33,17 @@ class Block:
         rows_per_slab: rows that one slab holds.
         slabs: numbers of the slabs taken.
         open_slabs: those among them with a free row.
+        rows: live rows.
     """
 
-    __slots__ = ("columns", "open_slabs", "rows_per_slab", "slabs")
+    __slots__ = ("columns", "open_slabs", "rows", "rows_per_slab", "slabs")
 
     def __init__(self, columns: NDArray[np.uint16], rows_per_slab: int) -> None:
         self.columns = columns
         self.rows_per_slab = rows_per_slab
         self.slabs: set[int] = set()
         self.open_slabs: set[int] = set()
+        self.rows = 0
 
     @property
     def width(self) -> int:
@@ -153,7 +155,7 @@ class RowArena:
 
     def block_rows(self, block: int) -> int:
         """Live rows of a block."""
-        return int(self._slab_live[list(self._blocks[block].slabs)].sum())
+        return self._blocks[block].rows
 
     @property
     def block_count(self) -> int:
@@ -164,10 +166,10 @@ class RowArena:
         """Slabs a block has."""
         return len(self._blocks[block].slabs)
 
-    @property
-    def free_rows(self) -> int:
-        """Rows that blocks can take without a new slab."""
-        return sum(len(block.slabs) * block.rows_per_slab for block in self._blocks) - self._rows
+    def free_rows(self, block: int) -> int:
+        """Rows that a block can take without a new slab."""
+        owner = self._blocks[block]
+        return len(owner.slabs) * owner.rows_per_slab - owner.rows
 
     def block_bytes(self, block: int) -> int:
         """Bytes of the slabs a block has."""
@@ -201,6 +203,7 @@ class RowArena:
             done += int(take_rows(slab, owner.rows_per_slab, self._views.live, self._slab_live, out[done:]))
             if self._slab_live[slab] == owner.rows_per_slab:
                 owner.open_slabs.discard(slab)
+        owner.rows += done
         self._rows += done
         return out
 
@@ -208,8 +211,11 @@ class RowArena:
         """Gives rows back; answers those of `handles` that were live. Their slabs stay with the block."""
         freed = np.empty(handles.size, np.uint32)
         freed = freed[: int(free_rows(handles, self._views.live, self._slab_live, freed))]
-        for slab in np.unique(freed >> np.uint32(ROW_BITS)).tolist():
-            self._blocks[int(self._views.slab_block[slab])].open_slabs.add(slab)
+        slabs, counts = np.unique(freed >> np.uint32(ROW_BITS), return_counts=True)
+        for slab, count in zip(slabs.tolist(), counts.tolist(), strict=True):
+            owner = self._blocks[int(self._views.slab_block[slab])]
+            owner.open_slabs.add(slab)
+            owner.rows -= count
         self._rows -= freed.size
         return freed
 

@@ -34,6 +34,7 @@ __all__ = ["ABSENT", "EmbeddingTable", "LiveRows", "RowsOfBlock", "TableChanges"
 _PARALLEL_IDS = 1 << 17
 _PARALLEL_FLOATS = 1 << 21
 _INDEX_GROWTH = 1.5
+_BORN_BYTES = 4  # of a new row in the list of changes
 
 Ids = NDArray[np.uint64]
 Handles = NDArray[np.uint32]
@@ -340,9 +341,12 @@ class EmbeddingTable:
         handles = np.full(ids.size, ABSENT, np.uint32)
         order = np.argsort(slots, kind="stable")[: self._index_room(ids.size)]
         borders = np.searchsorted(slots[order], np.arange(self.slots + 1))
+        promised_bytes = 0
         for slot in np.flatnonzero(np.diff(borders)).tolist():
             places = order[borders[slot] : borders[slot + 1]]
-            handles[places] = self._allocate(slot * self.bands, places.size, pending_bytes=ids.size * 4)
+            taken = self._allocate(slot * self.bands, places.size, _BORN_BYTES, promised_bytes)
+            handles[places[: taken.size]] = taken
+            promised_bytes += _BORN_BYTES * int(np.count_nonzero(taken != ABSENT))
         found = np.flatnonzero(handles != ABSENT)
         if self._index.insert(ids[found], handles[found]) != found.size:
             self._arena.free(handles[found])
@@ -363,9 +367,15 @@ class EmbeddingTable:
         self._changes.born(listed[: int(listed_count)])
         return handles
 
-    def _allocate(self, block: int, count: int, pending_bytes: int) -> Handles:
-        left = self.budget_bytes - self.bytes_used - pending_bytes
-        return self._arena.allocate(block, count, max_bytes=left)
+    def _allocate(self, block: int, count: int, listed_bytes: int = 0, promised_bytes: int = 0) -> Handles:
+        """Rows within the budget, each of which takes `listed_bytes` in a list as well."""
+        left = max(0, self.budget_bytes - self.bytes_used - promised_bytes)
+        if listed_bytes:
+            count = min(count, left // listed_bytes)
+        left -= listed_bytes * min(count, self._arena.free_rows(block))
+        slab_bytes = self._arena.slab_cost_bytes(block)
+        slabs = left // (slab_bytes + listed_bytes * self._arena.rows_per_slab(block))
+        return self._arena.allocate(block, count, max_bytes=slabs * slab_bytes)
 
     def _index_room(self, wanted: int) -> int:
         """How many of `wanted` new ids the index takes; it grows, near the budget no further than rows can follow."""
@@ -374,8 +384,8 @@ class EmbeddingTable:
         row_bytes = min(self._arena.slab_cost_bytes(block) / self._arena.rows_per_slab(block) for block in self._blocks)
         left = self.budget_bytes - self.bytes_used
         held = len(self._index)
-        affordable = held + self._index.room + int(left / BYTES_PER_ID)
-        useful = held + self._arena.free_rows + int(left / (row_bytes + BYTES_PER_ID)) + 1
+        affordable = held + self._index.room + int((left - 2 * BYTES_PER_ID) / BYTES_PER_ID)
+        useful = held + sum(map(self._arena.free_rows, self._blocks)) + int(left / (row_bytes + BYTES_PER_ID)) + 1
         goal = max(held + wanted, int(_INDEX_GROWTH * (held + self._index.room)))
         self._index.reserve(min(goal, affordable, useful))
         return min(wanted, self._index.room)
@@ -424,7 +434,7 @@ class EmbeddingTable:
         handles[elsewhere] = ABSENT
         new = np.flatnonzero(handles == ABSENT)
         room = self._index_room(new.size)
-        handles[new[:room]] = self._allocate(block, room, pending_bytes=0)
+        handles[new[:room]] = self._allocate(block, room)
         kept = np.flatnonzero(handles != ABSENT)
         self._index.insert(part.ids[kept], handles[kept])
         copy_block_in(self._arena, handles[kept], part, kept)

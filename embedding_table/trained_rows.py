@@ -52,7 +52,9 @@ def _mix(word: np.uint64) -> np.uint64:
 
 
 @kernel
-def _mark(words: NDArray[np.uint32], at: int | np.int64, handle: np.uint32, listed: NDArray[np.uint32], length: int) -> int:
+def _mark(
+    words: NDArray[np.uint32], at: int | np.int64, handle: np.uint32, listed: NDArray[np.uint32], length: int
+) -> int:
     """Clears the count, keeps the dirty bit or sets it and lists the handle; answers the list's length."""
     if not words[at] & DIRTY_BIT:
         listed[length] = handle

@@ -6,23 +6,21 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from embedding_table.table import ABSENT, EmbeddingTable
+from embedding_table.table import EmbeddingTable
 from embedding_table.table_rows import TableChanges
 
-_MASK = (1 << 64) - 1
+
+def _mix(word: np.ndarray) -> np.ndarray:
+    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return word ^ (word >> np.uint64(31))
 
 
-def _mix(word: int) -> int:
-    word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & _MASK
-    return word ^ (word >> 31)
-
-
-def first_value(seed: int, feature_id: int, column: int, scale: float) -> np.float32:
+def first_values(seed: int, feature_id: int, columns: np.ndarray, scale: float) -> np.ndarray:
     """SplitMix64 as published, counted by column."""
-    stream = _mix(feature_id ^ _mix(seed))
-    bits = _mix((stream + (column + 1) * 0x9E3779B97F4A7C15) & _MASK) >> 40
-    return np.float32(bits / 2**23 - 1) * np.float32(scale)
+    stream = _mix(np.array([feature_id], np.uint64) ^ _mix(np.array([seed], np.uint64)))
+    bits = _mix(stream + (columns.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
+    return (bits.astype(np.float64) / 2**23 - 1).astype(np.float32) * np.float32(scale)
 
 
 @dataclass
@@ -58,7 +56,7 @@ class PlainTable:
         if feature_id in self.rows:
             return
         columns = self.columns[slot]
-        values = np.array([first_value(self.seed, feature_id, int(c), self.init_scale) for c in columns], np.float64)
+        values = first_values(self.seed, feature_id, columns, self.init_scale).astype(np.float64)
         self.rows[feature_id] = PlainRow(slot, columns, values, self.initial_accumulator, 0.0, now_s)
         self.changed.add(feature_id)
 
@@ -84,7 +82,14 @@ class PlainTable:
         return pooled.reshape(-1, self.slots, self.dim)
 
     def update(
-        self, ids: np.ndarray, offsets: np.ndarray, pooling: np.ndarray, grad: np.ndarray, lr: float, eps: float, now: int
+        self,
+        ids: np.ndarray,
+        offsets: np.ndarray,
+        pooling: np.ndarray,
+        grad: np.ndarray,
+        lr: float,
+        eps: float,
+        now: int,
     ) -> None:
         flat = grad.reshape(-1, self.dim).astype(np.float64)
         sums: dict[int, np.ndarray] = {}
@@ -115,19 +120,19 @@ class PlainTable:
         seen = []
         for block in changes.blocks:
             np.testing.assert_array_equal(block.columns, self.columns[block.slot])
-            for k, feature_id in enumerate(block.ids.tolist()):
-                row = self.rows[feature_id]
-                assert row.slot == block.slot
-                np.testing.assert_allclose(block.values[k], row.values, rtol=2e-4, atol=2e-5)
-                np.testing.assert_allclose(block.accumulators[k], row.accumulator, rtol=2e-4)
-                np.testing.assert_allclose(block.counts[k], row.count, rtol=1e-4)
-                assert block.last_seen_s[k] == row.last_seen_s
-                seen.append(feature_id)
+            rows = [self.rows[feature_id] for feature_id in block.ids.tolist()]
+            assert {row.slot for row in rows} == {block.slot}
+            values = np.array([row.values for row in rows])
+            np.testing.assert_allclose(block.values, values, rtol=2e-4, atol=2e-5)
+            np.testing.assert_allclose(block.accumulators, [row.accumulator for row in rows], rtol=2e-4)
+            np.testing.assert_allclose(block.counts, [row.count for row in rows], rtol=1e-4)
+            assert block.last_seen_s.tolist() == [row.last_seen_s for row in rows]
+            seen.extend(block.ids.tolist())
         assert len(seen) == len(set(seen))
         assert set(seen) == ids
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def twins() -> Callable[..., tuple[EmbeddingTable, PlainTable]]:
     """Makes a table and its plain twin with the same settings."""
 
@@ -158,7 +163,7 @@ def twins() -> Callable[..., tuple[EmbeddingTable, PlainTable]]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def random_bags() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
     """Makes (positions into a pool, offsets) of bags with 0 to 4 members, many of them the same."""
 
@@ -168,5 +173,3 @@ def random_bags() -> Callable[..., tuple[np.ndarray, np.ndarray]]:
         return np.minimum(rng.geometric(0.1, int(offsets[-1])), pool) - 1, offsets
 
     return make
-
-

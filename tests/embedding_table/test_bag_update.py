@@ -15,7 +15,9 @@ def test_shares_add_up_to_the_whole(
 ) -> None:
     monkeypatch.setattr(bag_update, "_PARALLEL_FLOATS", 1)
     rng = np.random.default_rng(threads)
-    table, plain = twins(3, 16, threads=threads, columns=[np.arange(16, dtype=np.uint16)[: 4 * n + 8] for n in range(3)])
+    table, plain = twins(
+        3, 16, threads=threads, columns=[np.arange(16, dtype=np.uint16)[: 4 * n + 8] for n in range(3)]
+    )
     ids = np.arange(1, 3000, dtype=np.uint64)
     slots = (ids % 3).astype(np.int32)
     table.insert(ids, slots, 0)

@@ -53,7 +53,9 @@ def test_grows_and_forgets_at_high_load(seed: int) -> None:
 
 
 def test_ids_that_collide_in_every_bit_but_one_stay_apart() -> None:
-    ids = np.concatenate([np.uint64(1) << np.arange(64, dtype=np.uint64), ~(np.uint64(1) << np.arange(64, dtype=np.uint64))])
+    ids = np.concatenate(
+        [np.uint64(1) << np.arange(64, dtype=np.uint64), ~(np.uint64(1) << np.arange(64, dtype=np.uint64))]
+    )
     index = HashIndex()
     index.insert(ids, np.arange(128, dtype=np.uint32))
     np.testing.assert_array_equal(index.find(ids), np.arange(128))

@@ -76,7 +76,7 @@ def test_bytes_follow_the_slabs() -> None:
     assert arena.bytes_used == empty + 2 * cost
     assert arena.block_bytes(block) == 2 * SLAB_BYTES
     assert arena.slab_count(block) == 2
-    assert arena.free_rows == arena.rows_per_slab(block) - 1
+    assert arena.free_rows(block) == arena.rows_per_slab(block) - 1
     assert (arena.allocate(block, 5000, max_bytes=cost - 1) != ABSENT).sum() == arena.rows_per_slab(block) - 1
     arena.free(handles)
     assert arena.bytes_used == empty + 2 * cost

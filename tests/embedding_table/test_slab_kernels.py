@@ -24,7 +24,9 @@ def test_take_free_and_list_agree(capacity: int) -> None:
         model |= rows
         gone = rng.permutation(np.array(sorted(model), np.uint32))[: int(rng.integers(0, len(model) + 1))]
         freed = np.empty(gone.size + 2, np.uint32)
-        assert free_rows(np.concatenate([gone, gone[:1], [ABSENT]]).astype(np.uint32), live, slab_live, freed) == gone.size
+        assert (
+            free_rows(np.concatenate([gone, gone[:1], [ABSENT]]).astype(np.uint32), live, slab_live, freed) == gone.size
+        )
         model -= set(gone.tolist())
         assert slab_live.tolist() == [0, 0, len(model)]
     listed = np.empty(len(model), np.uint32)
