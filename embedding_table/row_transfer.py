@@ -6,11 +6,12 @@ Knows blocks by number, slot and band; not the index. Invariant: what is copied 
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_table.errors import BadRows
 from embedding_table.row_arena import RowArena
 from embedding_table.table_rows import RowsOfBlock
 from embedding_table.trained_rows import copy_in, copy_out, group_by_block
 
-__all__ = ["copy_block_in", "copy_blocks_out"]
+__all__ = ["block_of", "copy_block_in", "copy_blocks_out"]
 
 
 def copy_blocks_out(arena: RowArena, handles: NDArray[np.uint32], bands: int) -> tuple[RowsOfBlock, ...]:
@@ -36,6 +37,23 @@ def copy_blocks_out(arena: RowArena, handles: NDArray[np.uint32], bands: int) ->
         copy_out(views, part, rows.ids, rows.values, rows.accumulators, rows.counts, rows.last_seen_s)
         copied.append(rows)
     return tuple(copied)
+
+
+def block_of(arena: RowArena, rows: RowsOfBlock, slots: int, bands: int) -> int:
+    """The block that `rows` belong to.
+
+    Raises:
+        BadRows: slot or band do not exist, or the block has other columns.
+    """
+    if not (0 <= rows.slot < slots and 0 <= rows.band < bands):
+        message = f"rows of slot {rows.slot}, band {rows.band}: expected below {slots} and {bands}"
+        raise BadRows(message)
+    block = rows.slot * bands + rows.band
+    columns = arena.columns(block)
+    if not np.array_equal(rows.columns, columns):
+        message = f"rows of slot {rows.slot}, band {rows.band} have columns {rows.columns!r}: expected {columns!r}"
+        raise BadRows(message)
+    return block
 
 
 def copy_block_in(arena: RowArena, handles: NDArray[np.uint32], rows: RowsOfBlock, kept: NDArray[np.intp]) -> None:

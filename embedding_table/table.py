@@ -21,11 +21,12 @@ from embedding_table import trained_rows
 from embedding_table.bag_kernels import gather_bags
 from embedding_table.bag_update import BagUpdater
 from embedding_table.change_lists import ChangeLists
-from embedding_table.errors import BadLookups, BadRows, BudgetTooSmall, PinnedRow
-from embedding_table.hash_index import ABSENT, BYTES_PER_ID, HashIndex
+from embedding_table.errors import BadLookups, BudgetTooSmall, PinnedRow
+from embedding_table.hash_index import ABSENT, HashIndex
 from embedding_table.row_arena import RowArena
+from embedding_table.row_budget import BORN_BYTES, RowBudget
 from embedding_table.row_layout import ROW_BITS, TRAINED_STATE_WORDS, TableViews
-from embedding_table.row_transfer import copy_block_in, copy_blocks_out
+from embedding_table.row_transfer import block_of, copy_block_in, copy_blocks_out
 from embedding_table.table_rows import BlockUse, LiveRows, RowsOfBlock, TableChanges, TableMemory
 from embedding_table.thread_parts import available_threads, in_parts
 
@@ -33,8 +34,6 @@ __all__ = ["ABSENT", "EmbeddingTable", "LiveRows", "RowsOfBlock", "TableChanges"
 
 _PARALLEL_IDS = 1 << 17
 _PARALLEL_FLOATS = 1 << 21
-_INDEX_GROWTH = 1.5
-_BORN_BYTES = 4  # of a new row in the list of changes
 
 Ids = NDArray[np.uint64]
 Handles = NDArray[np.uint32]
@@ -91,6 +90,7 @@ class EmbeddingTable:
         self._index = HashIndex()
         self._updater = BagUpdater(self._arena.views(), self._threads)
         self._changes = ChangeLists(self._arena.views())
+        self._budget = RowBudget(budget_bytes, self._arena, self._index, self._changes)
         self._lock = RLock()
         self._missing_ids = np.array(missing_ids, np.uint64)
         self.missing_handles = self.insert(self._missing_ids, np.arange(slots, dtype=np.int32), 0)
@@ -106,16 +106,12 @@ class EmbeddingTable:
     @property
     def bytes_used(self) -> int:
         """Bytes of slabs (rows, state, free rows), of what is kept about them, of the index and of lists of changes."""
-        return self._arena.bytes_used + self._index.bytes_used + self._changes.bytes_used
+        return self._budget.bytes_used
 
     def memory_use(self) -> TableMemory:
         """What the rows and the rest take; see `TableMemory`."""
         with self._lock:
-            packed = 0
-            for block in self._blocks:
-                slabs = -(-self._arena.block_rows(block) // self._arena.rows_per_slab(block))
-                packed += slabs * self._arena.slab_cost_bytes(block)
-            return TableMemory(self.rows, packed, self._index.bytes_used + self._changes.bytes_used)
+            return self._budget.memory_use()
 
     def block_uses(self) -> tuple[BlockUse, ...]:
         """Rows and bytes of every block, by slot and band."""
@@ -284,7 +280,7 @@ class EmbeddingTable:
             BudgetTooSmall: the rows do not fit; those that do are there.
         """
         with self._lock:
-            blocks = [self._block_of(part) for part in changes.blocks]
+            blocks = [block_of(self._arena, part, self.slots, self.bands) for part in changes.blocks]
             gone = self._index.find(changes.erased_ids)
             self._arena.free(gone)
             self._index.erase(changes.erased_ids)
@@ -339,14 +335,14 @@ class EmbeddingTable:
     def _give_birth(self, ids: Ids, slots: NDArray[np.int32], now_s: int) -> Handles:
         """Rows for ids that have none: the slots' bands 0, as far as the budget goes."""
         handles = np.full(ids.size, ABSENT, np.uint32)
-        order = np.argsort(slots, kind="stable")[: self._index_room(ids.size)]
+        order = np.argsort(slots, kind="stable")[: self._budget.index_room(ids.size)]
         borders = np.searchsorted(slots[order], np.arange(self.slots + 1))
         promised_bytes = 0
         for slot in np.flatnonzero(np.diff(borders)).tolist():
             places = order[borders[slot] : borders[slot + 1]]
-            taken = self._allocate(slot * self.bands, places.size, _BORN_BYTES, promised_bytes)
+            taken = self._budget.allocate(slot * self.bands, places.size, BORN_BYTES, promised_bytes)
             handles[places[: taken.size]] = taken
-            promised_bytes += _BORN_BYTES * int(np.count_nonzero(taken != ABSENT))
+            promised_bytes += BORN_BYTES * int(np.count_nonzero(taken != ABSENT))
         found = np.flatnonzero(handles != ABSENT)
         if self._index.insert(ids[found], handles[found]) != found.size:
             self._arena.free(handles[found])
@@ -366,29 +362,6 @@ class EmbeddingTable:
         )
         self._changes.born(listed[: int(listed_count)])
         return handles
-
-    def _allocate(self, block: int, count: int, listed_bytes: int = 0, promised_bytes: int = 0) -> Handles:
-        """Rows within the budget, each of which takes `listed_bytes` in a list as well."""
-        left = max(0, self.budget_bytes - self.bytes_used - promised_bytes)
-        if listed_bytes:
-            count = min(count, left // listed_bytes)
-        left -= listed_bytes * min(count, self._arena.free_rows(block))
-        slab_bytes = self._arena.slab_cost_bytes(block)
-        slabs = left // (slab_bytes + listed_bytes * self._arena.rows_per_slab(block))
-        return self._arena.allocate(block, count, max_bytes=slabs * slab_bytes)
-
-    def _index_room(self, wanted: int) -> int:
-        """How many of `wanted` new ids the index takes; it grows, near the budget no further than rows can follow."""
-        if wanted <= self._index.room:
-            return wanted
-        row_bytes = min(self._arena.slab_cost_bytes(block) / self._arena.rows_per_slab(block) for block in self._blocks)
-        left = self.budget_bytes - self.bytes_used
-        held = len(self._index)
-        affordable = held + self._index.room + int((left - 2 * BYTES_PER_ID) / BYTES_PER_ID)
-        useful = held + sum(map(self._arena.free_rows, self._blocks)) + int(left / (row_bytes + BYTES_PER_ID)) + 1
-        goal = max(held + wanted, int(_INDEX_GROWTH * (held + self._index.room)))
-        self._index.reserve(min(goal, affordable, useful))
-        return min(wanted, self._index.room)
 
     def _check_bags(
         self,
@@ -413,19 +386,6 @@ class EmbeddingTable:
             raise BadLookups(message)
         return bags
 
-    def _block_of(self, part: RowsOfBlock) -> int:
-        block = part.slot * self.bands + part.band
-        if not (0 <= part.slot < self.slots and 0 <= part.band < self.bands):
-            message = f"rows of slot {part.slot}, band {part.band}: expected below {self.slots} and {self.bands}"
-            raise BadRows(message)
-        if not np.array_equal(part.columns, self._arena.columns(block)):
-            message = (
-                f"rows of slot {part.slot}, band {part.band} have columns {part.columns!r}: "
-                f"expected {self._arena.columns(block)!r}"
-            )
-            raise BadRows(message)
-        return block
-
     def _write_block(self, block: int, part: RowsOfBlock) -> None:
         handles = self._index.find(part.ids)
         present = np.flatnonzero(handles != ABSENT)
@@ -433,8 +393,8 @@ class EmbeddingTable:
         self._arena.free(handles[elsewhere])
         handles[elsewhere] = ABSENT
         new = np.flatnonzero(handles == ABSENT)
-        room = self._index_room(new.size)
-        handles[new[:room]] = self._allocate(block, room)
+        room = self._budget.index_room(new.size)
+        handles[new[:room]] = self._budget.allocate(block, room)
         kept = np.flatnonzero(handles != ABSENT)
         self._index.insert(part.ids[kept], handles[kept])
         copy_block_in(self._arena, handles[kept], part, kept)

@@ -1,0 +1,79 @@
+"""One budget in bytes over rows, index and lists of changes, and how much more each of them may take.
+
+Knows sizes, not rows or ids. Invariant: what `allocate` and `index_room` grant, taken together, keeps `bytes_used`
+at or below the budget; the index's old entries exist beside the new ones only while it grows.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedding_table.change_lists import ChangeLists
+from embedding_table.hash_index import BYTES_PER_ID, HashIndex
+from embedding_table.row_arena import RowArena
+from embedding_table.table_rows import TableMemory
+
+__all__ = ["BORN_BYTES", "RowBudget"]
+
+BORN_BYTES = 4  # of a new row in the list of changes
+_INDEX_GROWTH = 1.5
+
+
+class RowBudget:
+    """Shares a budget among an arena, an index and lists.
+
+    Args:
+        budget_bytes: for all of them.
+        arena: holds the rows.
+        index: of their ids.
+        changes: lists of changes.
+    """
+
+    def __init__(self, budget_bytes: int, arena: RowArena, index: HashIndex, changes: ChangeLists) -> None:
+        self._budget_bytes = budget_bytes
+        self._arena = arena
+        self._index = index
+        self._changes = changes
+
+    @property
+    def bytes_used(self) -> int:
+        """Bytes of all of them."""
+        return self._arena.bytes_used + self._index.bytes_used + self._changes.bytes_used
+
+    def memory_use(self) -> TableMemory:
+        """What the rows, packed, and the rest take."""
+        packed = 0
+        for block in range(self._arena.block_count):
+            slabs = -(-self._arena.block_rows(block) // self._arena.rows_per_slab(block))
+            packed += slabs * self._arena.slab_cost_bytes(block)
+        return TableMemory(self._arena.rows, packed, self._index.bytes_used + self._changes.bytes_used)
+
+    def allocate(self, block: int, count: int, listed_bytes: int = 0, promised_bytes: int = 0) -> NDArray[np.uint32]:
+        """Rows within the budget, each of which takes `listed_bytes` in a list as well."""
+        left = max(0, self._budget_bytes - self.bytes_used - promised_bytes)
+        if listed_bytes:
+            count = min(count, left // listed_bytes)
+        left -= listed_bytes * min(count, self._arena.free_rows(block))
+        slab_bytes = self._arena.slab_cost_bytes(block)
+        slabs = left // (slab_bytes + listed_bytes * self._arena.rows_per_slab(block))
+        return self._arena.allocate(block, count, max_bytes=slabs * slab_bytes)
+
+    def index_room(self, wanted: int) -> int:
+        """How many of `wanted` new ids the index takes; it grows, near the budget no further than rows can follow."""
+        if wanted <= self._index.room:
+            return wanted
+        row_bytes = min(
+            self._arena.slab_cost_bytes(block) / self._arena.rows_per_slab(block)
+            for block in range(self._arena.block_count)
+        )
+        left = self._budget_bytes - self.bytes_used
+        held = len(self._index)
+        affordable = held + self._index.room + int((left - 2 * BYTES_PER_ID) / BYTES_PER_ID)
+        useful = (
+            held
+            + sum(map(self._arena.free_rows, range(self._arena.block_count)))
+            + int(left / (row_bytes + BYTES_PER_ID))
+            + 1
+        )
+        goal = max(held + wanted, int(_INDEX_GROWTH * (held + self._index.room)))
+        self._index.reserve(min(goal, affordable, useful))
+        return min(wanted, self._index.room)
