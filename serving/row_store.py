@@ -185,13 +185,13 @@ class RowStore:
                 )
 
     def _check_ids(self, ids: NDArray[np.uint64], tombstones: NDArray[np.uint64]) -> None:
-        if np.unique(ids).size != ids.size:
-            raise IncrementRefused(
-                RefusalReason.INVALID_CONTENT, f"{ids.size} rows of {np.unique(ids).size} ids: expected each once"
-            )
-        kept = np.isin(self._missing_ids, ids)
+        ordered = np.sort(ids)
+        twice = ordered[1:][ordered[1:] == ordered[:-1]]
+        if twice.size:
+            raise IncrementRefused(RefusalReason.INVALID_CONTENT, f"id {twice[0]} has two rows: expected one at most")
+        kept = _members(self._missing_ids, ordered)
         if len(self._index):
-            kept |= ~np.isin(self._missing_ids, tombstones)
+            kept |= ~_members(self._missing_ids, np.sort(tombstones))
         if not kept.all():
             slot = self._schema.slot_names[int(np.argmin(kept))]
             raise IncrementRefused(RefusalReason.NO_MISSING_ROW, f"slot {slot}: expected a row for its missing value")
@@ -242,3 +242,11 @@ class RowStore:
         grown.erase(tombstones)
         grown.insert(ids, handles)
         return grown
+
+
+def _members(ids: NDArray[np.uint64], ordered: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which of `ids` (n,) are in `ordered` (m,), ascending: bool (n,)."""
+    if ordered.size == 0:
+        return np.zeros(ids.size, np.bool_)
+    places = np.minimum(np.searchsorted(ordered, ids), ordered.size - 1)
+    return np.equal(ordered[places], ids)
