@@ -64,9 +64,11 @@ def add_produce_arguments(parser: argparse.ArgumentParser) -> None:
     target = parser.add_argument_group("Kafka")
     target.add_argument("--brokers", default="127.0.0.1:9092", metavar="HOST:PORT", help="default: %(default)s")
     target.add_argument("--topic", default="samples", help="default: %(default)s")
+    target.add_argument("--partitions", type=_count, default=4, metavar="N", help="of the topic, where it is absent")
     target.add_argument("--format", choices=("arrow", "json"), default="arrow", help="default: %(default)s")
     target.add_argument("--rows-per-message", type=_count, default=4096, metavar="N", help="Arrow only")
     target.add_argument("--rate", type=float, metavar="N", help="samples a second; default: as fast as it goes")
+    target.add_argument("--connect-timeout-s", type=float, default=30.0, metavar="S", help="default: %(default)s")
     target.add_argument("--security-protocol", choices=("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"))
     target.add_argument("--sasl-username", metavar="NAME", help="user of SASL/PLAIN")
     target.add_argument("--sasl-password-file", type=Path, metavar="FILE", help="file that holds the password alone")
@@ -91,6 +93,8 @@ def run_produce(args: argparse.Namespace) -> int:
         source.schema,
         form=args.format,
         rows_per_message=args.rows_per_message,
+        create_partitions=args.partitions,
+        connect_timeout_s=args.connect_timeout_s,
         client_options=_client_options(args),
     ) as producer:
         pace = FeedPace(rate=args.rate)

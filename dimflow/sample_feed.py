@@ -20,6 +20,7 @@ __all__ = ["FeedPace", "FeedReport", "SampleSink", "feed_samples"]
 _PIECE_S = 0.05  # at a set rate, samples go out in pieces of this length
 _PIECE_ROWS = 4096
 _POLL_S = 0.002
+_PUNCTUAL_S = 1e-6  # what is due so soon goes now: so short a wait may round to none, for ever
 
 
 class SampleSink(Protocol):
@@ -145,9 +146,9 @@ class _Feed:
         allowed = self._pace.allowed
         while not self._stop.is_set():
             due_s = 0.0 if self._pace.rate is None else (sent - self._already) / self._pace.rate - self.elapsed_s
-            if due_s <= 0 and (allowed is None or allowed(sent + rows)):
+            if due_s <= _PUNCTUAL_S and (allowed is None or allowed(sent + rows)):
                 return True
-            self._stop.wait(min(due_s, self._every_s) if due_s > 0 else _POLL_S)
+            self._stop.wait(min(due_s, self._every_s) if due_s > _PUNCTUAL_S else _POLL_S)
             self._sink.collect()
             self.tell(self._sink.progress)
         return False

@@ -17,7 +17,8 @@ from typing import Any, Literal, Self
 
 import pyarrow as pa
 from kafka import KafkaProducer
-from kafka.errors import KafkaError
+from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from dimflow.errors import ProduceError
 from dimflow.sample_encoding import ArrowEncoder, JsonEncoder, SampleEncoder
@@ -28,6 +29,7 @@ __all__ = ["ProduceProgress", "SampleProducer"]
 _RUN_ROWS = 512  # rows that follow each other in one partition, so that the client fills its batches
 _WAIT_S = 0.001
 _INTERRUPTED_FLUSH_S = 10.0
+_DISCONNECT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +54,15 @@ class SampleProducer:
 
     Args:
         brokers: `host:port`, comma-separated.
-        topic: where to; created by the brokers if they allow that.
+        topic: where to.
         schema: which columns are slots and which are dense features.
         form: `arrow`, many samples a message, or `json`, one a message.
         rows_per_message: most samples of an Arrow message.
+        create_partitions: create the topic with so many partitions if it is absent; None: that is an error.
         connect_timeout_s: how long to wait for the brokers and the topic.
         delivery_timeout_s: how long a message may take from `send` to its acknowledgement, retries included.
         max_in_flight_bytes: see the module's docstring.
-        client_options: further settings of kafka-python's producer, such as `security_protocol` or `ssl_cafile`.
+        client_options: further settings of kafka-python's clients, such as `security_protocol` or `ssl_cafile`.
 
     Raises:
         ProduceError: the brokers or the topic could not be reached.
@@ -73,6 +76,7 @@ class SampleProducer:
         *,
         form: Literal["arrow", "json"] = "arrow",
         rows_per_message: int = 4096,
+        create_partitions: int | None = None,
         connect_timeout_s: float = 30.0,
         delivery_timeout_s: float = 120.0,
         max_in_flight_bytes: int = 32 << 20,
@@ -87,22 +91,24 @@ class SampleProducer:
         self._in_flight: deque[tuple[Any, int, int]] = deque()  # future, rows, bytes
         self._in_flight_bytes = 0
         self._sent = self._acknowledged = self._messages = self._sent_bytes = 0
-        self._closed = False
+        self._closed = self._failed = False
+        timeout_ms = int(connect_timeout_s * 1000)
         settings: dict[str, Any] = {
-            "bootstrap_servers": brokers.split(","),
             "acks": "all",
             "linger_ms": 5,
             "batch_size": 1 << 18,
-            "max_block_ms": int(connect_timeout_s * 1000),
-            "bootstrap_timeout_ms": int(connect_timeout_s * 1000),
+            "max_block_ms": timeout_ms,
             "request_timeout_ms": int(min(30.0, delivery_timeout_s / 2) * 1000),
             "delivery_timeout_ms": int(delivery_timeout_s * 1000),
             "metrics_enabled": False,
         }
+        connection = {"bootstrap_servers": _addresses(brokers), "bootstrap_timeout_ms": timeout_ms}
+        connection |= dict(client_options or {})
         try:
-            self._client = KafkaProducer(**(settings | dict(client_options or {})))
-            self._partitions = sorted(self._client.partitions_for(topic))
-        except (KafkaError, ValueError) as error:
+            if create_partitions is not None:
+                _create_topic(connection, topic, create_partitions)
+            self._client, self._partitions = _connected(connection | settings, topic)
+        except (KafkaError, ValueError, OSError) as error:
             message = f"brokers {brokers}, topic {topic!r}: not reached within {connect_timeout_s} s: {error!r}"
             raise ProduceError(message) from error
 
@@ -187,13 +193,13 @@ class SampleProducer:
 
     def _disconnect(self) -> None:
         self._closed = True
-        try:
-            self._client.close(timeout=1.0 if self._in_flight else 30.0)
-        except KafkaError as error:  # what was not delivered has been told by flush, or by the error on its way
-            if not self._in_flight:
-                raise self._failure(error) from error
+        given_up = self._failed or bool(self._in_flight)
+        if given_up:  # told as an error; without this the client's thread would go on trying
+            self._client._sender.force_close()
+        self._client.close(timeout=1.0 if given_up else _DISCONNECT_S)
 
     def _failure(self, error: Exception) -> ProduceError:
+        self._failed = True
         left = self._sent - self._acknowledged
         return ProduceError(
             f"topic {self._topic!r}: {left} of {self._sent} samples sent are not acknowledged: {error!r}"
@@ -211,8 +217,56 @@ class SampleProducer:
             self.close()
         elif not self._closed:
             try:
-                self.flush(_INTERRUPTED_FLUSH_S)
+                if not self._failed:
+                    self.flush(_INTERRUPTED_FLUSH_S)
             except ProduceError as unsent:
                 error.add_note(str(unsent))
             finally:
                 self._disconnect()
+
+
+def _addresses(brokers: str) -> list[str]:
+    """The brokers' addresses, checked here since the client leaves sockets open when it meets a bad one."""
+    addresses = [address.strip() for address in brokers.split(",")]
+    for address in addresses:
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+            message = f"brokers {brokers}: {address!r}, expected host:port"
+            raise ProduceError(message)
+    return addresses
+
+
+def _create_topic(connection: Mapping[str, Any], topic: str, partitions: int) -> None:
+    admin = _opened(KafkaAdminClient, connection)
+    try:
+        admin.create_topics([NewTopic(topic, num_partitions=partitions)])
+    except TopicAlreadyExistsError:
+        pass  # as it is
+    finally:
+        admin.close()
+
+
+def _connected(settings: Mapping[str, Any], topic: str) -> tuple[Any, list[int]]:
+    """A client that knows the topic, and the topic's partitions."""
+    client = _opened(KafkaProducer, settings)
+    try:
+        return client, sorted(client.partitions_for(topic))
+    except KafkaError:
+        client.close(timeout=_DISCONNECT_S)
+        raise
+
+
+def _opened(kind: Any, settings: Mapping[str, Any]) -> Any:
+    """A client of this kind; where it cannot be made, the sockets are closed that its constructor leaves open."""
+    connections: list[Any] = []
+
+    def connect(**options: Any) -> Any:
+        connections.append(kind.DEFAULT_CONFIG["kafka_client"](**options))
+        return connections[-1]
+
+    try:
+        return kind(**settings, kafka_client=connect)
+    except KafkaError:
+        for connection in connections:
+            connection.close()
+        raise
