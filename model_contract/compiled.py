@@ -9,9 +9,10 @@ sources that may hold kernels, so a change anywhere starts a new folder.
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
+from numba.core import config
 
 __all__ = ["fast_kernel", "kernel"]
 
@@ -31,11 +32,9 @@ def _sources_digest(root: Path) -> str:
 
 
 def _use_cache_folder(root: Path) -> None:
-    if numba.config.CACHE_DIR:  # the person running it chose a folder with NUMBA_CACHE_DIR
-        base = Path(numba.config.CACHE_DIR)
-    else:
-        base = root / "model_contract" / "__pycache__"
-    numba.config.CACHE_DIR = str(base / f"kernels-{_sources_digest(root)}")
+    chosen = getattr(config, "CACHE_DIR", "")  # by the person running it, with NUMBA_CACHE_DIR
+    base = Path(chosen) if chosen else root / "model_contract" / "__pycache__"
+    config.CACHE_DIR = str(base / f"kernels-{_sources_digest(root)}")  # type: ignore[attr-defined]
 
 
 _use_cache_folder(Path(__file__).resolve().parent.parent)
@@ -43,7 +42,7 @@ _use_cache_folder(Path(__file__).resolve().parent.parent)
 
 def kernel(function: F) -> F:
     """Compiles `function` with numba on first call: nopython, GIL released, IEEE arithmetic, cached on disk."""
-    return numba.njit(nogil=True, cache=True)(function)  # type: ignore[no-any-return]
+    return cast("F", numba.njit(nogil=True, cache=True)(function))
 
 
 def fast_kernel(function: F) -> F:
@@ -53,4 +52,4 @@ def fast_kernel(function: F) -> F:
     left-to-right sum: use it where trainer and server run this very kernel or where a tolerance is stated.
     """
     options = {"reassoc", "contract", "nsz", "arcp"}
-    return numba.njit(nogil=True, cache=True, fastmath=options)(function)  # type: ignore[no-any-return]
+    return cast("F", numba.njit(nogil=True, cache=True, fastmath=options)(function))

@@ -1,0 +1,120 @@
+"""The model in memory: cuts that add up to the live state, restores that go on as if nothing had happened."""
+
+import numpy as np
+import pytest
+
+from stream_trainer.errors import StateError
+from stream_trainer.learner import Learner
+from stream_trainer.model_state import ModelState, merge_states
+from tests.stream_trainer.samples import SCHEMA, learner, samples
+from tests.stream_trainer.states import assert_equal_arrays
+
+
+def teach(model: Learner, generator: np.random.Generator, batches: int, now_s: int = 10) -> None:
+    for _ in range(batches):
+        model.learn(model.prepare(samples(generator, 97), now_s), now_s)
+
+
+def complete(model: Learner, like: ModelState) -> dict[str, np.ndarray]:
+    """Everything that a model holds, by name; rows by id."""
+    found = {f"arrays/{name}": values for name, values in model._arrays().items()}
+    found |= {f"admission/{name}": values for name, values in model.admission.state().items()}
+    for block in model.table.all_rows().blocks:
+        order = np.argsort(block.ids)
+        for name in ("columns", "ids", "values", "accumulators", "counts", "last_seen_s"):
+            values = getattr(block, name)
+            found[f"rows/{block.slot}/{name}"] = values if name == "columns" else values[order]
+    return found
+
+
+def assert_same(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> None:
+    assert left.keys() == right.keys()
+    for name in left:
+        assert_equal_arrays(left[name], right[name])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_base_and_deltas_restore_bit_equal_and_go_on_alike(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    # a budget that overflows and a short half-life: rows are evicted and counts decay between the cuts
+    options = {"memory_bytes": 1 << 20, "count_half_life_s": 64.0, "admission_threshold": 1, "seed": seed}
+    live = learner(**options)
+    base = live.fresh_state(10_000)
+    deltas = []
+    for cut in range(4):
+        now_s = 10 + 20 * cut
+        teach(live, generator, 5, now_s)
+        live.table.erase(live.table.live_rows().handles[::7])
+        live.make_room(now_s)
+        sequence = cut + 1
+        manifest = type(base.manifest)(
+            lineage=base.manifest.lineage,
+            epoch=0,
+            sequence=sequence,
+            fingerprint=SCHEMA.fingerprint,
+            created_ms=sequence,
+        )
+        deltas.append(live.take_cut(manifest))
+    assert any(delta.manifest.count_decays for delta in deltas)
+    assert any(delta.rows.erased_ids.size for delta in deltas)
+
+    admission = live.merge_admission(base.admission, [delta.admission_pages for delta in deltas])
+    restored = learner(**options)
+    restored.restore(merge_states(base, deltas, admission))
+
+    assert_same(complete(restored, base), complete(live, base))
+    assert restored.counts == live.counts
+    again = np.random.default_rng(seed + 100)
+    teach(live, again, 5, 100)
+    again = np.random.default_rng(seed + 100)
+    teach(restored, again, 5, 100)
+    assert_same(complete(restored, base), complete(live, base))
+
+
+def test_a_cut_holds_what_changed_since_the_last_and_nothing_else() -> None:
+    model = learner(admission="always")
+    base = model.fresh_state(0)
+    generator = np.random.default_rng(0)
+    teach(model, generator, 3)
+    first = model.take_cut(base.manifest)
+    quiet = model.take_cut(base.manifest)
+    teach(model, generator, 1)
+    second = model.take_cut(base.manifest)
+
+    assert first.rows.rows == model.table.rows or first.rows.rows > second.rows.rows > 0
+    assert quiet.rows.rows == 0
+    assert first.manifest.samples_trained == 3 * 97
+    assert second.manifest.samples_trained == 4 * 97
+    assert np.isfinite(list(second.manifest.metrics.values())).all()
+
+
+def test_it_learns_what_there_is_to_learn() -> None:
+    model = learner(admission="always")
+    generator = np.random.default_rng(0)
+    teach(model, generator, 150)
+
+    assert model.metrics.summary()["window_auc"] > 0.85
+
+
+def test_the_budget_holds_while_new_ids_keep_coming() -> None:
+    model = learner(admission="always", memory_bytes=1 << 20)
+    generator = np.random.default_rng(0)
+    evicted = 0
+    for round_ in range(60):
+        batch = samples(generator, 500)
+        batch.ids[:] = batch.ids + np.uint64(10_000_000) * np.uint64(round_)
+        model.learn(model.prepare(batch, round_), round_)
+        if model.needs_room:
+            evicted += model.make_room(round_)
+        assert model.table.bytes_used <= model.table.budget_bytes
+    assert evicted > 0
+    assert model.counts.evicted_rows == evicted
+
+
+def test_a_state_of_another_model_is_refused_with_both_fingerprints() -> None:
+    model = learner()
+    state = model.fresh_state(0)
+    other = type(SCHEMA)(SCHEMA.name, SCHEMA.sparse, SCHEMA.dense, dim=8, bottom=(6,), top=(8,))
+
+    with pytest.raises(StateError, match=f"{SCHEMA.fingerprint}.*{other.fingerprint}"):
+        learner(other).restore(state)
