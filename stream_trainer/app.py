@@ -6,15 +6,16 @@ stop everything that was offered is durable; a process that cannot go on ends wi
 """
 
 import asyncio
+import gc
 import io
 import logging
 import os
 import signal
 import ssl
 import threading
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from faulthandler import dump_traceback
 from typing import Any, Final, NoReturn, cast
 
@@ -38,6 +39,7 @@ EXIT_STALLED: Final = 75  # EX_TEMPFAIL: start it again
 
 _STOP_TIMEOUT_S: Final = 20.0
 _REQUEST_TIMEOUT_S: Final = 30.0
+_COLLECTOR_THRESHOLDS: Final = (50_000, 20, 50)
 
 _log = logging.getLogger(__name__)
 
@@ -170,7 +172,23 @@ def run_app(settings: StreamSettings, sink: RecordSink) -> int:
         `EXIT_CLEAN` after a clean stop: everything offered is durable and committed. `EXIT_FAILED` after a failure,
         which was logged. A stalled consumer ends the process from within with `EXIT_STALLED`.
     """
-    return asyncio.run(_run(settings, sink))
+    with _rare_collections():
+        return asyncio.run(_run(settings, sink))
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Lets Python's cycle collector run rarely.
+
+    The client library makes two small objects a record; at the usual thresholds the collector, which finds no cycle
+    among them, takes a third of the time (measured: 192,000 records for a second of one core, 308,000 with these).
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(*_COLLECTOR_THRESHOLDS)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 async def _run(settings: StreamSettings, sink: RecordSink) -> int:

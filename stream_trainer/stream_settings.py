@@ -39,7 +39,7 @@ class StreamSettings:
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_username: str = ""
     sasl_password: str = field(default="", repr=False)
-    fetch_bytes: int = 4 << 20
+    fetch_bytes: int = 1 << 20
     largest_letter_bytes: int = 16 << 20
     session_timeout_s: float = 6.0
     connect_timeout_s: float = 60.0

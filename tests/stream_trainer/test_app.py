@@ -1,13 +1,14 @@
 """How the application is set up; what it does with a broker stands in `tests/integration`."""
 
 import asyncio
+import gc
 import os
 from pathlib import Path
 
 import faust
 import pytest
 
-from stream_trainer.app import EXIT_CLEAN, EXIT_FAILED, EXIT_STALLED, create_app
+from stream_trainer.app import EXIT_CLEAN, EXIT_FAILED, EXIT_STALLED, create_app, run_app
 from stream_trainer.bulk_consumer import BulkConsumer
 from stream_trainer.records import RecordSink
 from stream_trainer.stream_settings import StreamSettings
@@ -60,6 +61,13 @@ def test_making_the_application_makes_no_folder(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     conf_of(StreamSettings(brokers="h:1", topic="t"))
     assert os.listdir(tmp_path) == []
+
+
+def test_the_collector_is_left_as_it_was() -> None:
+    before = gc.get_threshold()
+    settings = StreamSettings(brokers="127.0.0.1:9", topic="t", connect_timeout_s=0.0)
+    assert run_app(settings, NoSink()) == EXIT_FAILED
+    assert gc.get_threshold() == before
 
 
 def test_exit_codes_differ() -> None:
