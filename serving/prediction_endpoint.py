@@ -7,6 +7,7 @@ pool with a bounded queue and a deadline.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,8 @@ from serving.request_body import BodyReader
 from serving.settings import ServingSettings
 
 __all__ = ["PredictionEndpoint"]
+
+_log = logging.getLogger(__name__)
 
 _CLIENT_CLOSED = 499  # for the metrics alone: nobody is there to read it
 
@@ -99,6 +102,10 @@ class PredictionEndpoint:
             await send_problem(send, problem, None if whole else receive)
         except ClientGone:
             status = _CLIENT_CLOSED
+        except Exception:  # noqa: BLE001 - the outermost frame of a request: it is answered whatever happened
+            _log.exception("a prediction failed")
+            status = 500
+            await send_problem(send, HttpProblem(500, "internal", "an unexpected error; the server's log has it"))
         else:
             status = 200
             headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]

@@ -111,6 +111,7 @@ class HttpServer(uvicorn.Server):
                 access_log=False,
                 log_config=None,
                 server_header=False,
+                proxy_headers=False,
                 timeout_keep_alive=settings.idle_timeout_s,
                 timeout_graceful_shutdown=settings.stop_timeout_s,
             )

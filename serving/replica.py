@@ -284,6 +284,11 @@ class Replica:
         except SchemaError as error:
             raise IncrementRefused(RefusalReason.BAD_DENSE, str(error)) from error
         mean, std = (values.copy() for values in moments.values())  # no view may keep the increment's bytes alive
+        if np.any(std <= 0):
+            detail = (
+                f"dense_std of feature {self._schema.dense_names[int(np.argmin(std))]} is {std.min()}: expected > 0"
+            )
+            raise IncrementRefused(RefusalReason.BAD_DENSE, detail)
         if not all(np.isfinite(values).all() for values in (network, mean, std)):
             raise IncrementRefused(
                 RefusalReason.NOT_FINITE, "dense tensors hold NaN or infinity: expected finite numbers"

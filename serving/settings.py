@@ -50,7 +50,7 @@ class ServingSettings:
 
     scoring_threads: int = setting(2, "threads that score", minimum=1, maximum=256)
     inline_body_bytes: int = setting(
-        4096, "a body up to this many bytes is scored on the event loop, saving the way to a thread", minimum=0
+        16384, "a body up to this many bytes is scored on the event loop, saving the way to a thread", minimum=0
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = setting("INFO", "least severe message logged")
 

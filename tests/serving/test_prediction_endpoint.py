@@ -175,6 +175,23 @@ def test_small_requests_go_to_a_thread_while_a_version_is_exchanged(server: Any)
         assert waiting.result().status_code == 200
 
 
+def test_a_failure_nobody_foresaw_is_a_problem_without_details(
+    server: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    running, model = server
+
+    def fail(*_: Any, **__: Any) -> None:
+        message = "secret detail"
+        raise RuntimeError(message)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running.parts.replica, "score", fail)
+        answer = post(running, b'{"sparse": {}}')
+    assert "secret" not in assert_problem(answer, 500, "internal")["detail"]
+    assert "secret detail" in caplog.text
+    assert running.predict([model.instance()])["probabilities"]
+
+
 def test_a_client_that_hangs_up_disturbs_nobody(server: Any) -> None:
     running, model = server
 

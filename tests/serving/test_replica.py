@@ -122,6 +122,7 @@ def test_who_does_not_wait_is_told_that_the_replica_is_busy(model: Any) -> None:
     [
         (lambda i: without(i, "top.0.bias"), RefusalReason.BAD_DENSE),
         (lambda i: without(i, "dense_std"), RefusalReason.BAD_DENSE),
+        (lambda i: with_std(i, 0.0), RefusalReason.BAD_DENSE),
         (lambda i: replace(i, dense=(*i.dense, DenseTensor("x", np.zeros(1, np.float32)))), RefusalReason.BAD_DENSE),
         (
             lambda i: replace(without(i, "top.0.bias"), dense=(*without(i, "top.0.bias").dense, nan_bias(i))),
@@ -129,7 +130,7 @@ def test_who_does_not_wait_is_told_that_the_replica_is_busy(model: Any) -> None:
         ),
         (lambda i: replace(i, blocks=i.blocks[1:]), RefusalReason.NO_MISSING_ROW),
     ],
-    ids=["lacks a tensor", "lacks a moment", "unknown tensor", "nan", "lacks a missing row"],
+    ids=["lacks a tensor", "lacks a moment", "no spread", "unknown tensor", "nan", "lacks a missing row"],
 )
 def test_a_bad_base_or_increment_leaves_the_old_version(
     kit: ModuleType, rng: np.random.Generator, damage: Any, reason: RefusalReason
@@ -148,6 +149,11 @@ def test_a_bad_base_or_increment_leaves_the_old_version(
             replica.apply(damage(model.step()))
     assert replica.version is before
     np.testing.assert_array_equal(replica.score(batch).probabilities, scores)
+
+
+def with_std(increment: Increment, value: float) -> Increment:
+    moments = DenseTensor("dense_std", np.full(3, value, np.float32))
+    return replace(increment, dense=(*without(increment, "dense_std").dense, moments))
 
 
 def nan_bias(increment: Increment) -> DenseTensor:
