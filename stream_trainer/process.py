@@ -138,12 +138,14 @@ def _run(
     state = delivery.start(state)
     trainer = Trainer(settings, learner, decoder, delivery, state)
     trainers.append(trainer)
+    page = TrainerPage(trainer)
     if settings.metrics_port:
-        TrainerPage(trainer).start(settings.metrics_host, settings.metrics_port)
+        page.start(settings.metrics_host, settings.metrics_port)
     try:
         with threadpool_limits(_BLAS_THREADS, user_api="blas"):
             return run_app(_stream_settings(settings), trainer)
     finally:
+        page.stop()
         publisher.close()
 
 

@@ -4,7 +4,9 @@ Knows no Kafka and computes nothing: every value is read from its owner when the
 the trainer that serves HTTP. Invariant: names carry their unit, and a counter never falls while the process lives.
 """
 
+import threading
 from collections.abc import Iterable
+from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -21,6 +23,8 @@ class TrainerPage:
         self._trainer = trainer
         self.registry = CollectorRegistry()
         self.registry.register(self)
+        self._server: WSGIServer | None = None
+        self._thread: threading.Thread | None = None
 
     def start(self, host: str, port: int) -> None:
         """Serves /metrics from a thread of its own.
@@ -28,7 +32,14 @@ class TrainerPage:
         Raises:
             OSError: the port is taken.
         """
-        start_http_server(port, addr=host, registry=self.registry)
+        self._server, self._thread = start_http_server(port, addr=host, registry=self.registry)
+
+    def stop(self) -> None:
+        """Closes the page, if it was opened."""
+        if self._server is not None and self._thread is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._thread.join()
 
     def collect(self) -> Iterable[Metric]:
         """Every family, with the values of this moment."""
