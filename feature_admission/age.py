@@ -7,8 +7,9 @@ while rows beyond it would do.
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_table.table_rows import LiveRows
 from feature_admission.errors import PolicySettingError
-from feature_admission.eviction import RowStatistics, ages_s, lowest_rows
+from feature_admission.eviction import ages_s, lowest_rows
 
 __all__ = ["AgeEviction"]
 
@@ -29,7 +30,7 @@ class AgeEviction:
             raise PolicySettingError(msg)
         self.max_age_s = max_age_s
 
-    def select(self, rows: RowStatistics, needed_rows: int, now_s: int) -> NDArray[np.uint32]:
+    def select(self, rows: LiveRows, needed_rows: int, now_s: int) -> NDArray[np.uint32]:
         """Handles to erase; see `EvictionPolicy.select`. Among rows of one age the rarest go first."""
         ages = ages_s(rows, now_s)
         expired = np.flatnonzero(ages > self.max_age_s)

@@ -13,38 +13,16 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["EvictionPolicy", "RowStatistics", "ages_s", "lowest_rows"]
+from embedding_table.table_rows import LiveRows
 
-
-class RowStatistics(Protocol):
-    """What a policy sees of the live rows: `embedding_table.table.LiveRows`, N rows in any order."""
-
-    @property
-    def handles(self) -> NDArray[np.uint32]:
-        """Uint32 (N,), all different."""
-        ...
-
-    @property
-    def slots(self) -> NDArray[np.int32]:
-        """Int32 (N,)."""
-        ...
-
-    @property
-    def counts(self) -> NDArray[np.float32]:
-        """Float32 (N,), decayed traffic."""
-        ...
-
-    @property
-    def last_seen_s(self) -> NDArray[np.uint32]:
-        """Uint32 (N,), seconds since the epoch, UTC."""
-        ...
+__all__ = ["EvictionPolicy", "ages_s", "lowest_rows"]
 
 
 @runtime_checkable
 class EvictionPolicy(Protocol):
     """Decides which rows go."""
 
-    def select(self, rows: RowStatistics, needed_rows: int, now_s: int) -> NDArray[np.uint32]:
+    def select(self, rows: LiveRows, needed_rows: int, now_s: int) -> NDArray[np.uint32]:
         """Handles to erase.
 
         Args:
@@ -59,7 +37,7 @@ class EvictionPolicy(Protocol):
         ...
 
 
-def ages_s(rows: RowStatistics, now_s: int) -> NDArray[np.int64]:
+def ages_s(rows: LiveRows, now_s: int) -> NDArray[np.int64]:
     """Int64 (N,): seconds since each row was used; negative where the use lies in the future."""
     return now_s - rows.last_seen_s.astype(np.int64)
 

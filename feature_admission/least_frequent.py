@@ -7,8 +7,9 @@ their count. Invariant: no kept row that is young enough has a lower count than 
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_table.table_rows import LiveRows
 from feature_admission.errors import PolicySettingError
-from feature_admission.eviction import RowStatistics, ages_s, lowest_rows
+from feature_admission.eviction import ages_s, lowest_rows
 
 __all__ = ["LeastFrequentEviction"]
 
@@ -29,7 +30,7 @@ class LeastFrequentEviction:
             raise PolicySettingError(msg)
         self.max_age_s = max_age_s
 
-    def select(self, rows: RowStatistics, needed_rows: int, now_s: int) -> NDArray[np.uint32]:
+    def select(self, rows: LiveRows, needed_rows: int, now_s: int) -> NDArray[np.uint32]:
         """Handles to erase; see `EvictionPolicy.select`."""
         counts = rows.counts
         if self.max_age_s is not None:

@@ -1,23 +1,13 @@
 """Live rows to evict from, without a table."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+
+from embedding_table.table_rows import LiveRows
 
 NOW_S = 1_700_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """The shape of `embedding_table.table.LiveRows`."""
-
-    handles: NDArray[np.uint32]
-    slots: NDArray[np.int32]
-    counts: NDArray[np.float32]
-    last_seen_s: NDArray[np.uint32]
 
 
 @pytest.fixture
@@ -26,12 +16,12 @@ def now_s() -> int:
 
 
 @pytest.fixture
-def rows_of() -> Callable[[int, int], Rows]:
+def rows_of() -> Callable[[int, int], LiveRows]:
     """Random rows by (seed, n): many equal counts and times, so that ties matter; some uses lie in the future."""
 
-    def make(seed: int, n: int) -> Rows:
+    def make(seed: int, n: int) -> LiveRows:
         rng = np.random.default_rng(seed)
-        return Rows(
+        return LiveRows(
             handles=rng.permutation(max(1, 4 * n))[:n].astype(np.uint32) << np.uint32(3),
             slots=rng.integers(0, 9, n).astype(np.int32),
             counts=np.round(rng.exponential(3, n), 0).astype(np.float32),
@@ -42,12 +32,12 @@ def rows_of() -> Callable[[int, int], Rows]:
 
 
 @pytest.fixture
-def rows_with() -> Callable[[Sequence[int], Sequence[float]], Rows]:
+def rows_with() -> Callable[[Sequence[int], Sequence[float]], LiveRows]:
     """Rows with handles 100, 101, … by (ages in seconds at `NOW_S`, counts)."""
 
-    def make(ages: Sequence[int], counts: Sequence[float]) -> Rows:
+    def make(ages: Sequence[int], counts: Sequence[float]) -> LiveRows:
         n = len(ages)
-        return Rows(
+        return LiveRows(
             np.arange(100, 100 + n, dtype=np.uint32),
             np.zeros(n, np.int32),
             np.array(counts, np.float32),

@@ -113,9 +113,7 @@ def test_dirty_pages_lead_from_the_old_state_to_the_new(make: Callable[[int], Ad
     for later in range(1, 4):
         feed(policy, seed + later, steps=1, start_s=1_700_000_000 + 10_000 * later)  # beyond 64 half-lives in seconds
         taken.append(policy.take_dirty_pages())
-        policy.observe(
-            np.array([later], np.uint64), np.array([60_000], np.uint32), 1_700_000_000
-        )  # or in ids
+        policy.observe(np.array([later], np.uint64), np.array([60_000], np.uint32), 1_700_000_000)  # or in ids
     taken.append(policy.take_dirty_pages())
     for pages in taken:
         follower.apply_pages(pages)
