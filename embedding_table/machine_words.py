@@ -51,8 +51,10 @@ def _in_vectors(builder: Any, width: Any, emit: Callable[[Any, int], None]) -> N
     """Generates `emit(element, lanes)` for the vectors that make up `width` elements."""
     integer = width.type
     whole = builder.and_(width, integer(-_LANES))
-    with cgutils.for_range_slice(builder, integer(0), whole, integer(_LANES), integer) as (element, _):
-        emit(element, _LANES)
+    with builder.if_then(builder.icmp_signed("!=", whole, integer(0)), likely=True):
+        emit(integer(0), _LANES)  # apart from the loop, which LLVM unrolls at a cost to rows of one vector
+        with cgutils.for_range_slice(builder, integer(_LANES), whole, integer(_LANES), integer) as (element, _):
+            emit(element, _LANES)
     with builder.if_then(builder.icmp_signed("!=", whole, width), likely=False):
         lanes = _LANES // 2
         while lanes:
@@ -97,7 +99,7 @@ def prefetch(typing_context: Any, array: Any, position: Any) -> Any:
         builder.call(function, [address, word(_READ), word(_KEEP_IN_ALL_LEVELS), word(_DATA_CACHE)])
         return context.get_dummy_value()
 
-    return types.void(array, types.intp), generate
+    return types.void(array, types.uint64), generate
 
 
 @_machine_code
@@ -113,7 +115,7 @@ def fill_row(typing_context: Any, target: Any, at: Any, width: Any, value: Any) 
         _in_vectors(builder, arguments[2], emit)
         return context.get_dummy_value()
 
-    return types.void(target, types.intp, types.intp, types.float32), generate
+    return types.void(target, types.uint64, types.uint64, types.float32), generate
 
 
 @_machine_code
@@ -130,7 +132,7 @@ def copy_row(typing_context: Any, target: Any, at: Any, source: Any, start: Any,
         _in_vectors(builder, arguments[4], emit)
         return context.get_dummy_value()
 
-    return types.void(target, types.intp, source, types.intp, types.intp), generate
+    return types.void(target, types.uint64, source, types.uint64, types.uint64), generate
 
 
 @_machine_code
@@ -147,7 +149,7 @@ def add_row(typing_context: Any, target: Any, at: Any, source: Any, start: Any, 
         _in_vectors(builder, arguments[4], emit)
         return context.get_dummy_value()
 
-    return types.void(target, types.intp, source, types.intp, types.intp), generate
+    return types.void(target, types.uint64, source, types.uint64, types.uint64), generate
 
 
 @_machine_code
@@ -166,7 +168,7 @@ def add_scaled_row(typing_context: Any, target: Any, at: Any, source: Any, start
         _in_vectors(builder, arguments[4], emit)
         return context.get_dummy_value()
 
-    return types.void(target, types.intp, source, types.intp, types.intp, types.float32), generate
+    return types.void(target, types.uint64, source, types.uint64, types.uint64, types.float32), generate
 
 
 @_machine_code
@@ -193,22 +195,22 @@ def sum_of_squares(typing_context: Any, source: Any, start: Any, width: Any) -> 
         _in_vectors(builder, arguments[2], emit)
         return builder.fadd(_sum_lanes(builder, _LANES, builder.load(lanes_sum)), builder.load(rest_sum))
 
-    return types.float32(source, types.intp, types.intp), generate
+    return types.float32(source, types.uint64, types.uint64), generate
 
 
 @_machine_code
 def weighted_sum_of_rows(
-    typing_context: Any, target: Any, width: Any, source: Any, rows: Any, weights: Any, begin: Any, end: Any
+    typing_context: Any, target: Any, at: Any, width: Any, source: Any, rows: Any, weights: Any, begin: Any, end: Any
 ) -> Any:
-    """target[:width] = sum of weights[k] * row rows[k] of `source`, rows `width` wide, over k in begin .. end."""
+    """target[at : at + width] = sum over k in begin .. end of weights[k] * row number rows[k] (i32) of `source`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        target_row = _Row(context, builder, signature.args[0], arguments[0], arguments[5].type(0))
-        source_row = _Row(context, builder, signature.args[2], arguments[2], arguments[5].type(0))
-        width, begin, end = arguments[1], arguments[5], arguments[6]
+        target_row = _Row(context, builder, signature.args[0], *arguments[:2])
+        source_row = _Row(context, builder, signature.args[3], arguments[3], arguments[6].type(0))
+        width, begin, end = arguments[2], arguments[6], arguments[7]
         integer = begin.type
-        numbers = context.make_array(signature.args[3])(context, builder, arguments[3]).data
-        factors = context.make_array(signature.args[4])(context, builder, arguments[4]).data
+        numbers = context.make_array(signature.args[4])(context, builder, arguments[4]).data
+        factors = context.make_array(signature.args[5])(context, builder, arguments[5]).data
 
         def emit(element: Any, lanes: int) -> None:
             vector = ir.VectorType(ir.FloatType(), lanes)
@@ -225,4 +227,4 @@ def weighted_sum_of_rows(
         _in_vectors(builder, width, emit)
         return context.get_dummy_value()
 
-    return types.void(target, types.intp, source, rows, weights, types.intp, types.intp), generate
+    return types.void(target, types.uint64, types.uint64, source, rows, weights, types.uint64, types.uint64), generate

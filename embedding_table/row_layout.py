@@ -7,6 +7,9 @@ of 16 columns lie on one cache line each and a row's state lies where it lies wh
     slab  | row 0: d values | row 1: d values | ... free ... | row 1: state | row 0: state |
 
 A handle is `slab << 12 | row`. Invariant: a handle alone names a row for as long as it lives; nothing here ever moves.
+
+Kernels compute positions as uint64: for a signed index numba adds the Python rule that -1 is the last element, which
+costs more than the loads it guards. (uint64 and a plain int make a float64, so constants here are uint64 as well.)
 """
 
 from typing import NamedTuple
@@ -31,6 +34,9 @@ __all__ = [
     "SLAB_WORDS",
     "TRAINED_STATE_WORDS",
     "TableViews",
+    "live_bit",
+    "row_of",
+    "slab_of",
     "state_offset",
     "value_offset",
 ]
@@ -42,8 +48,8 @@ ROW_MASK = (1 << ROW_BITS) - 1
 MAX_SLABS = (1 << 20) - 1  # the last slab number is left out: ABSENT would be one of its handles
 LIVE_WORDS = (1 << ROW_BITS) // 64
 
-ID_LOW, ID_HIGH = 0, 1  # state words of every row; id 0 is never an id
-ACCUMULATOR, COUNT, LAST_SEEN = 2, 3, 4  # further state words of a row that is trained
+ID_LOW, ID_HIGH = np.uint64(0), np.uint64(1)  # state words of every row; id 0 is never an id
+ACCUMULATOR, COUNT, LAST_SEEN = np.uint64(2), np.uint64(3), np.uint64(4)  # further ones of a row that is trained
 TRAINED_STATE_WORDS = 5
 DIRTY_BIT = np.uint32(0x80000000)  # the sign bit of COUNT, which is never negative: changed since changes were taken
 
@@ -74,16 +80,37 @@ class TableViews(NamedTuple):
     dirty_length: NDArray[np.int64]
 
 
+_ROW_BITS, _ROW_MASK = np.uint64(ROW_BITS), np.uint64(ROW_MASK)
+_SLAB_WORDS = np.uint64(SLAB_WORDS)
+_ONE = np.uint64(1)
+
+
 @kernel
-def value_offset(handle: np.uint32, width: int | np.int64) -> np.int64:
+def slab_of(handle: np.uint32) -> np.uint64:
+    """Number of the row's slab."""
+    return np.uint64(handle) >> _ROW_BITS
+
+
+@kernel
+def row_of(handle: np.uint32) -> np.uint64:
+    """Number of the row in its slab."""
+    return np.uint64(handle) & _ROW_MASK
+
+
+@kernel
+def live_bit(handle: np.uint32) -> tuple[np.uint64, np.uint64]:
+    """Where a slab's `live` says whether the row lives: number of the word, and the bit alone."""
+    row = row_of(handle)
+    return row >> np.uint64(6), _ONE << (row & np.uint64(63))
+
+
+@kernel
+def value_offset(handle: np.uint32, width: int | np.uint64) -> np.uint64:
     """Where the first value of a row of `width` columns lies in `values`."""
-    slab = np.int64(handle) >> ROW_BITS
-    return slab * SLAB_WORDS + (np.int64(handle) & ROW_MASK) * width
+    return slab_of(handle) * _SLAB_WORDS + row_of(handle) * np.uint64(width)
 
 
 @kernel
-def state_offset(handle: np.uint32, state_words: int) -> np.int64:
+def state_offset(handle: np.uint32, state_words: int | np.uint64) -> np.uint64:
     """Where the row's first state word lies in `words` (a float among them: in `values`)."""
-    slab = np.int64(handle) >> ROW_BITS
-    row = np.int64(handle) & ROW_MASK
-    return (slab + 1) * SLAB_WORDS - (row + 1) * state_words
+    return (slab_of(handle) + _ONE) * _SLAB_WORDS - (row_of(handle) + _ONE) * np.uint64(state_words)

@@ -13,8 +13,9 @@ from embedding_table.row_layout import (
     ID_LOW,
     LIVE_WORDS,
     ROW_BITS,
-    ROW_MASK,
     TableViews,
+    live_bit,
+    slab_of,
     state_offset,
     value_offset,
 )
@@ -65,11 +66,10 @@ def free_rows(
     count = 0
     for k in range(handles.size):
         handle = handles[k]
-        slab = np.int64(handle) >> ROW_BITS
-        row = np.int64(handle) & ROW_MASK
-        bit = np.uint64(1) << np.uint64(row & 63)
-        if handle != ABSENT and slab < live.shape[0] and live[slab, row >> 6] & bit:
-            live[slab, row >> 6] ^= bit
+        slab = slab_of(handle)
+        group, bit = live_bit(handle)
+        if handle != ABSENT and slab < np.uint64(live.shape[0]) and live[slab, group] & bit:
+            live[slab, group] ^= bit
             slab_live[slab] -= 1
             freed[count] = handle
             count += 1

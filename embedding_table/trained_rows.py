@@ -20,9 +20,9 @@ from embedding_table.row_layout import (
     ID_HIGH,
     ID_LOW,
     LAST_SEEN,
-    ROW_BITS,
-    ROW_MASK,
     TableViews,
+    live_bit,
+    slab_of,
     state_offset,
     value_offset,
 )
@@ -52,9 +52,7 @@ def _mix(word: np.uint64) -> np.uint64:
 
 
 @kernel
-def _mark(
-    words: NDArray[np.uint32], at: int | np.int64, handle: np.uint32, listed: NDArray[np.uint32], length: int
-) -> int:
+def _mark(words: NDArray[np.uint32], at: np.uint64, handle: np.uint32, listed: NDArray[np.uint32], length: int) -> int:
     """Clears the count, keeps the dirty bit or sets it and lists the handle; answers the list's length."""
     if not words[at] & DIRTY_BIT:
         listed[length] = handle
@@ -96,15 +94,15 @@ def start_rows(
         handle = handles[k]
         if handle == ABSENT:
             continue
-        width = np.int64(slab_width[handle >> ROW_BITS])
-        block = slab_block[handle >> ROW_BITS]
+        width = slab_width[slab_of(handle)]
+        block = slab_block[slab_of(handle)]
         start = value_offset(handle, width)
         stream = _mix(ids[k] ^ _mix(seed))
         for column in range(width):
             counter = np.uint64(block_columns[block, column]) + np.uint64(1)
             bits = _mix(stream + counter * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
             unit = np.float32(bits) * np.float32(2.0**-23) - np.float32(1)
-            values[start + column] = unit * np.float32(scale)
+            values[start + np.uint64(column)] = unit * np.float32(scale)
         state = state_offset(handle, state_words)
         words[state + ID_LOW] = np.uint32(ids[k])
         words[state + ID_HIGH] = np.uint32(ids[k] >> np.uint64(32))
@@ -116,9 +114,8 @@ def start_rows(
 
 @kernel
 def _lives(live: NDArray[np.uint64], handle: np.uint32) -> bool:
-    row = np.int64(handle) & ROW_MASK
-    bits = live[np.int64(handle) >> ROW_BITS, row >> 6]
-    return bool((bits >> np.uint64(row & 63)) & np.uint64(1))
+    group, bit = live_bit(handle)
+    return bool(live[slab_of(handle), group] & bit)
 
 
 @kernel
@@ -160,14 +157,14 @@ def group_by_block(
     slab_block = views.slab_block
     ends[:] = 0
     for k in range(handles.size):
-        ends[slab_block[handles[k] >> ROW_BITS]] += 1
+        ends[slab_block[slab_of(handles[k])]] += 1
     start = 0
     for block in range(ends.size):
         size = ends[block]
         ends[block] = start
         start += size
     for k in range(handles.size):
-        block = slab_block[handles[k] >> ROW_BITS]
+        block = slab_block[slab_of(handles[k])]
         out[ends[block]] = handles[k]
         ends[block] += 1
 
@@ -191,7 +188,7 @@ def copy_out(
             prefetch(words, state_offset(ahead, state_words))
             start = value_offset(ahead, width)
             for column in range(0, width, _LINE_FLOATS):
-                prefetch(values, start + column)
+                prefetch(values, start + np.uint64(column))
         start = value_offset(handles[k], width)
         copy_row(rows, k * width, values, start, width)
         state = state_offset(handles[k], state_words)

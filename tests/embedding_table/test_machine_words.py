@@ -44,7 +44,7 @@ def _squares(source: np.ndarray, start: int, width: int) -> np.float32:
 
 @kernel
 def _weighted(target: np.ndarray, width: int, source: np.ndarray, rows: np.ndarray, weights: np.ndarray) -> None:
-    weighted_sum_of_rows(target, width, source, rows, weights, 1, rows.size)
+    weighted_sum_of_rows(target, 1, width, source, rows, weights, 1, rows.size)
 
 
 @kernel
@@ -88,11 +88,11 @@ def test_weighted_sum_of_rows(width: int) -> None:
     source = rng.standard_normal((9, width)).astype(np.float32)
     rows = np.array([8, 0, 3, 3, 5, 0], np.int32)
     weights = rng.standard_normal(6).astype(np.float32)
-    target = np.full(width + 1, 5, np.float32)
+    target = np.full(width + 2, 5, np.float32)
     _weighted(target, width, source, rows, weights)
     expected = (weights[1:, None].astype(np.float64) * source[rows[1:]]).sum(axis=0)
-    np.testing.assert_allclose(target[:width], expected, rtol=1e-5, atol=1e-6)
-    assert target[width] == 5
+    np.testing.assert_allclose(target[1:-1], expected, rtol=1e-5, atol=1e-6)
+    assert target[0] == target[-1] == 5
 
 
 @pytest.mark.parametrize("position", [0, -(1 << 40), 1 << 40])

@@ -1,0 +1,82 @@
+"""Row-wise Adagrad on a list of distinct rows whose gradients are summed.
+
+Knows rows and their state; not bags, lookups or threads. m += mean_j g_j^2; w -= lr * g / (sqrt(m) + eps), j over the
+row's active columns (Duchi, Hazan, Singer 2011; one m a row as in FBGEMM's exact_rowwise_adagrad).
+
+Invariant: a row is marked dirty and listed once; its count, last use and accumulator are right when this is done.
+While rows are being numbered, a row's accumulator word holds its number instead and the scratch holds the accumulator.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedding_table.machine_words import add_scaled_row, prefetch, sum_of_squares
+from embedding_table.row_layout import (
+    ACCUMULATOR,
+    COUNT,
+    DIRTY_BIT,
+    LAST_SEEN,
+    TableViews,
+    slab_of,
+    state_offset,
+    value_offset,
+)
+from embedding_table.update_scratch import UpdateScratch
+from model_contract.compiled import fast_kernel
+
+__all__ = ["LINE_FLOATS", "POOL_MEAN", "PREFETCH_AHEAD", "train_rows"]
+
+PREFETCH_AHEAD = np.uint64(16)
+LINE_FLOATS = np.uint64(16)  # float32 values of a cache line
+POOL_MEAN = 1  # pooling code; 0 is the sum
+_ONE = np.uint64(1)
+
+
+@fast_kernel
+def train_rows(
+    views: TableViews,
+    dim: np.uint64,
+    rate: np.float32,
+    tiny: np.float32,
+    now_s: int,
+    first: np.uint64,
+    last: np.uint64,
+    scratch: UpdateScratch,
+    dirty: NDArray[np.uint32],
+    dirty_length: int,
+) -> int:
+    """Trains the rows numbered first .. last; appends newly marked ones to `dirty`, answers its new length.
+
+    The gradient of row `number` lies at (number - first) * D in scratch.gradient and is overwritten.
+    """
+    values, words, state_words = views.values, views.words, np.uint64(views.state_words)
+    slab_width, slab_block, block_columns = views.slab_width, views.slab_block, views.block_columns
+    rows, counts, accumulators, totals = scratch.row, scratch.lookups, scratch.accumulator, scratch.gradient
+    for number in range(first, last):
+        if number + PREFETCH_AHEAD < last:
+            ahead = rows[number + PREFETCH_AHEAD]
+            width = np.uint64(slab_width[slab_of(ahead)])
+            start = value_offset(ahead, width)
+            prefetch(values, start)
+            for column in range(LINE_FLOATS, width, LINE_FLOATS):
+                prefetch(values, start + column)
+        handle = rows[number]
+        total = (number - first) * dim
+        width = np.uint64(slab_width[slab_of(handle)])
+        if width != dim:
+            block = np.uint64(slab_block[slab_of(handle)])
+            for column in range(width):  # columns ascend, so none is overwritten before it is read
+                totals[total + column] = totals[total + np.uint64(block_columns[block, column])]
+        squares = sum_of_squares(totals, total, width)
+        accumulator = accumulators[number] + squares / np.float32(width if width else _ONE)
+        step = rate / (np.sqrt(accumulator) + tiny)
+        add_scaled_row(values, value_offset(handle, width), totals, total, width, -step)
+        state = state_offset(handle, state_words)
+        values[state + ACCUMULATOR] = accumulator
+        words[state + LAST_SEEN] = np.uint32(now_s)
+        if not words[state + COUNT] & DIRTY_BIT:
+            dirty[np.uint64(dirty_length)] = handle
+            dirty_length += 1
+        count = np.abs(values[state + COUNT]) + np.float32(counts[number])
+        values[state + COUNT] = -count  # never zero, so the sign is kept
+    return dirty_length
