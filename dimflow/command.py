@@ -24,31 +24,32 @@ _MISSING_EXTRA = 3
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code of the process."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    args = _parser(given[:1]).parse_args(given)
+    word = next(iter(given), "")
     try:
+        args = _parser(word).parse_args(given)
         return int(args.run(args))
     except (SettingError, SchemaError) as error:
-        sys.stderr.write(f"dimflow {args.word}: {error}\n")
+        sys.stderr.write(f"dimflow {word}: {error}\n")
         return _BAD_SETTING
     except ModuleNotFoundError as error:
-        extra = {"train": "trainer", "serve": "serving", "produce": "trainer"}.get(args.word, "trainer,serving,local")
-        sys.stderr.write(f"dimflow {args.word}: {error}; install it with: pip install 'dimflow[{extra}]'\n")
+        extra = {"train": "trainer", "serve": "serving", "produce": "trainer"}.get(word, "trainer,serving,local")
+        sys.stderr.write(f"dimflow {word}: {error}; install it with: pip install 'dimflow[{extra}]'\n")
         return _MISSING_EXTRA
     except DimflowError as error:
-        sys.stderr.write(f"dimflow {args.word}: {error}\n")
+        sys.stderr.write(f"dimflow {word}: {error}\n")
         return _FAILED
     except KeyboardInterrupt:
         return 130
 
 
-def _parser(asked: Sequence[str]) -> argparse.ArgumentParser:
+def _parser(asked: str) -> argparse.ArgumentParser:
     """Only the word that is asked for declares its options: the others' packages need not be installed."""
     parser = argparse.ArgumentParser(prog="dimflow", description="Online learning from Kafka to /predict.")
     words = parser.add_subparsers(dest="word", required=True, metavar="COMMAND")
     for word, text, declare, run in _WORDS:
         sub = words.add_parser(word, help=text, description=text)
         sub.set_defaults(run=run)
-        if word in asked:
+        if word == asked:
             declare(sub)
     return parser
 

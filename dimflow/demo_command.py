@@ -29,7 +29,7 @@ _BATCH_ROWS = 2048
 
 def add_demo_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the demo's options."""
-    parser.add_argument("--data", type=Path, help="Parquet or CSV file of samples; default: the clicks, or a teacher")
+    parser.add_argument("--data", help="Parquet or CSV file, or 'teacher'; default: the clicks if they are there")
     parser.add_argument("--model-file", type=Path, help="model file of that data; default: by the data's name")
     parser.add_argument("--samples", type=int, help="stop after this many; default: until the data ends, or Ctrl-C")
     parser.add_argument("--seed", type=int, default=0, help="seed of the model")
@@ -41,7 +41,7 @@ def add_demo_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_demo(args: argparse.Namespace) -> int:
     """Runs the demo; returns the exit code."""
-    data = args.data or (_CLICKS if _CLICKS.exists() else None)
+    data = _data(args.data)
     model_file = args.model_file or packaged_model_file(_model_of(data))
     schema = read_model_file(model_file)
     options = DemoOptions(
@@ -73,6 +73,15 @@ def run_demo(args: argparse.Namespace) -> int:
         return 130
     sys.stdout.write(report.as_json() + "\n")
     return 0
+
+
+def _data(asked: str | None) -> Path | None:
+    """The file to stream, or None for the teacher."""
+    if asked == "teacher":
+        return None
+    if asked is not None:
+        return Path(asked)
+    return _CLICKS if _CLICKS.exists() else None
 
 
 def _model_of(data: Path | None) -> str:

@@ -1,0 +1,45 @@
+"""`dimflow inspect`: JSON of what there is."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dimflow.command import main
+from dimflow.model_files import packaged_model_file
+from stream_trainer.publisher import Publisher
+from stream_trainer.state_file import write_state
+from tests.stream_trainer.states import block, state
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> object:
+    assert main(["inspect", *arguments]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_model_file(capsys: pytest.CaptureFixture[str]) -> None:
+    found = printed(capsys, "model", str(packaged_model_file("globo")))
+
+    assert found["name"] == "globo"
+    assert [slot["name"] for slot in found["sparse"]][:2] == ["user", "article"]
+    assert found["dense_parameters"]["top.0.weight"] == [256, 36]
+
+
+def test_a_state_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_state(tmp_path / "base-000000000000.npz", state(0, [block(0, [1], 1.0)]))
+    (tmp_path / "delta-000000000001.npz").write_bytes(b"rotten")
+    found = printed(capsys, "state", str(tmp_path))
+
+    assert found[0]["manifest"]["lineage"] == "aaaa"
+    assert "cannot be read" in found[1]["error"]
+
+
+def test_what_redis_holds(redis_server, capsys: pytest.CaptureFixture[str]) -> None:
+    model = redis_server.fresh_prefix("model")
+    assert printed(capsys, "redis", "--redis", redis_server.url, "--model", model) is None
+    publisher = Publisher(redis_server.url, model, kept_bases=1, stream_increments=10)
+    publisher.replace_base("a", 1, 5, "f", b"base")
+    publisher.close()
+
+    found = printed(capsys, "redis", "--redis", redis_server.url, "--model", model)
+    assert found == {"lineage": "a", "epoch": 1, "sequence": 5, "base_sequence": 5, "base_chunks": 1}
