@@ -1,14 +1,18 @@
-"""The private names of Faust and aiokafka that the bulk consumer stands on.
+"""Which fetches are offered and which are thrown away, and the private names of Faust that this stands on.
 
-What it does with a real broker stands in `tests/integration`.
+What the consumer does with a real broker stands in `tests/integration`; here the moments between a fetch and a seek,
+which a broker brings about rarely, are set up by hand on a consumer that was never connected.
 """
 
+import asyncio
 import importlib.metadata
 import inspect
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 
 import aiokafka
 import pytest
 from aiokafka.consumer.fetcher import Fetcher as ClientFetcher
+from aiokafka.structs import ConsumerRecord
 from faust import App
 from faust.tables.recovery import Recovery
 from faust.transport.consumer import Consumer as BaseConsumer
@@ -16,6 +20,154 @@ from faust.transport.consumer import Fetcher, ThreadDelegateConsumer
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Producer, Transport
 
 from stream_trainer.bulk_consumer import BulkConsumer, BulkTransport
+from stream_trainer.errors import TransportError
+from stream_trainer.records import RecordBatch, RecordSource, TopicPartition
+
+HERE = TopicPartition("samples", 0)
+
+
+class Sink:
+    """Takes offers when it has room, and keeps their offsets."""
+
+    def __init__(self) -> None:
+        self.room = asyncio.Event()
+        self.room.set()
+        self.offered = asyncio.Event()
+        self.taken: list[int] = []
+        self.lost: list[TopicPartition] = []
+        self.begin: dict[TopicPartition, int] = {}
+
+    def started(self, source: RecordSource) -> None:
+        """Not called here."""
+
+    async def start_offsets(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        return self.begin
+
+    async def offer(self, batch: RecordBatch) -> None:
+        self.offered.set()
+        await self.room.wait()
+        self.taken += batch.offsets.tolist()
+
+    async def revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        self.lost += partitions
+
+    async def drain(self) -> Mapping[TopicPartition, int]:
+        return {}
+
+
+class Unconnected(BulkConsumer):
+    """The consumer without its thread and client."""
+
+    def __init__(self, sink: Sink, first: int = 0, end: int = 100) -> None:
+        self.can_resume_flow, self.suspend_flow = asyncio.Event(), asyncio.Event()
+        self.flow_active = True
+        self.app = type("App", (), {"conf": type("Conf", (), {"broker_request_timeout": 5.0})})()
+        self.mine = {HERE}
+        self.sought: list[dict[TopicPartition, int]] = []
+        self._first, self._end = first, end
+        self.attach(sink, earliest=True)
+
+    def assignment(self) -> set[TopicPartition]:
+        return self.mine
+
+    async def earliest_offsets(self, *partitions: TopicPartition) -> dict[TopicPartition, int]:
+        return dict.fromkeys(partitions, self._first)
+
+    async def highwaters(self, *partitions: TopicPartition) -> dict[TopicPartition, int]:
+        return dict.fromkeys(partitions, self._end)
+
+    async def seek_wait(self, partitions: Mapping[TopicPartition, int]) -> None:
+        self.sought.append(dict(partitions))
+
+    async def deliver(self, first: int, last: int, seeks: int | None = None) -> bool:
+        records = [ConsumerRecord("samples", 0, n, n, 0, None, b"v", None, -1, 1, ()) for n in range(first, last)]
+        return await self._deliver(HERE, records, self._seeks if seeks is None else seeks)
+
+
+def run(story: Callable[[], Coroutine[None, None, None]]) -> None:
+    asyncio.run(asyncio.wait_for(story(), 20))
+
+
+def test_offsets_follow_what_the_sink_took() -> None:
+    async def story() -> None:
+        sink = Sink()
+        consumer = Unconnected(sink)
+        assert not await consumer.deliver(0, 3), "before the first seek nothing is offered"
+        await consumer.perform_seek()
+        assert await consumer.deliver(0, 3)
+        assert await consumer.deliver(0, 2), "what the sink has is left out"
+        assert await consumer.deliver(1, 5)
+        assert sink.taken == [0, 1, 2, 3, 4]
+        assert consumer.positions() == {HERE: 5}
+
+    run(story)
+
+
+def test_a_fetch_from_before_a_seek_is_thrown_away() -> None:
+    async def story() -> None:
+        sink = Sink()
+        consumer = Unconnected(sink)
+        await consumer.perform_seek()
+        before = consumer._seeks
+        await consumer.perform_seek()
+        assert not await consumer.deliver(0, 3, seeks=before)
+        assert sink.taken == []
+
+    run(story)
+
+
+@pytest.mark.parametrize("stop", ["stop_flow", "stop_reading", "perform_seek"])
+def test_an_offer_that_waits_for_room_is_taken_back(stop: str) -> None:
+    async def story() -> None:
+        sink = Sink()
+        consumer = Unconnected(sink)
+        await consumer.perform_seek()
+        sink.room.clear()
+        delivery = asyncio.create_task(consumer.deliver(0, 3))
+        await sink.offered.wait()
+        stopped = getattr(consumer, stop)()
+        if stopped is not None:
+            await stopped
+        assert not await delivery
+        sink.room.set()
+        assert await consumer.deliver(0, 3) == (stop == "perform_seek"), "nothing is offered after a stop"
+        assert consumer.positions() == {HERE: 3 if stop == "perform_seek" else 0}
+        assert sink.taken == ([0, 1, 2] if stop == "perform_seek" else [])
+
+    run(story)
+
+
+def test_a_partition_that_stays_goes_on_and_one_that_was_away_asks_again() -> None:
+    async def story() -> None:
+        sink = Sink()
+        consumer = Unconnected(sink)
+        await consumer.perform_seek()
+        assert await consumer.deliver(0, 10)
+        sink.begin = {HERE: 4}
+        await consumer.perform_seek()
+        assert consumer.positions() == {HERE: 10}, "the sink is not asked for what stayed"
+        consumer.mine = set()
+        await consumer.perform_seek()
+        assert sink.lost == [HERE]
+        consumer.mine = {HERE}
+        await consumer.perform_seek()
+        assert consumer.positions() == {HERE: 4}
+        assert consumer.sought == [{HERE: 0}, {HERE: 10}, {}, {HERE: 4}]
+
+    run(story)
+
+
+def test_what_the_topic_no_longer_has_is_skipped_and_what_it_never_had_is_an_error() -> None:
+    async def story() -> None:
+        sink = Sink()
+        sink.begin = {HERE: 7}
+        consumer = Unconnected(sink, first=20)
+        await consumer.perform_seek()
+        assert consumer.positions() == {HERE: 20}
+        with pytest.raises(TransportError, match="samples/0: ends at offset 6, the checkpoint at 7"):
+            await Unconnected(sink, end=6).perform_seek()
+
+    run(story)
 
 
 def test_the_pinned_versions_are_installed() -> None:
