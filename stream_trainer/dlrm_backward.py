@@ -164,8 +164,8 @@ def adagrad(
     eps: float,
 ) -> None:
     """One step of Adagrad on every parameter, all f32 (P,): a += g^2; w -= rate g / (sqrt(a) + eps)."""
-    rate, eps = np.float32(rate), np.float32(eps)  # a double would make every sum below one
+    step, tiny = np.float32(rate), np.float32(eps)  # a double would make every sum below one
     for index in range(flat.shape[0]):
         slope = grad[index]
         accumulators[index] += slope * slope
-        flat[index] -= rate * slope / (np.sqrt(accumulators[index]) + eps)
+        flat[index] -= step * slope / (np.sqrt(accumulators[index]) + tiny)

@@ -46,6 +46,30 @@ def test_wide_batches_through_the_table_s_own_calls_learn_the_same(monkeypatch: 
         assert np.array_equal(found, expected)
 
 
+@pytest.mark.parametrize("threads", [2, 3])
+def test_samples_shared_among_threads_learn_the_same(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    model = schema(dense=3)
+    alone = trained(FusedStep, make_case(model))
+    monkeypatch.setattr(stream_trainer.fused_step, "_WIDE_PRODUCTS", 0)
+    monkeypatch.setattr(stream_trainer.fused_step, "available_threads", lambda: threads)
+    shared, again = trained(FusedStep, make_case(model)), trained(FusedStep, make_case(model))
+    for found, twice, expected in zip(shared, again, alone, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-5)
+        assert np.array_equal(found, twice)
+
+
+def test_more_threads_than_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    case, plain = make_case(schema()), make_case(schema())
+    monkeypatch.setattr(stream_trainer.fused_step, "_WIDE_PRODUCTS", 0)
+    fused, autograd = FusedStep(case.model, RECIPE, 1, threads=3), AutogradStep(case.model, RECIPE, 1)
+    for rows in (2, 1):
+        batch = case.batch(rows, seed=rows)
+        np.testing.assert_allclose(
+            fused.train(case.table, batch, NOW_S), autograd.train(plain.table, batch, NOW_S), rtol=1e-4, atol=1e-5
+        )
+    np.testing.assert_allclose(fused.parameters, autograd.parameters, rtol=2e-4, atol=2e-5)
+
+
 def test_bags_longer_than_ever_before_find_room() -> None:
     case, plain = make_case(schema()), make_case(schema())
     fused, autograd = FusedStep(case.model, RECIPE, 1), AutogradStep(case.model, RECIPE, 1)
