@@ -74,7 +74,7 @@ class ModelNotLoaded(ServingError):
 
 
 class ReplicaBusy(ServingError):
-    """The replica's lock is held and the caller chose not to wait for it."""
+    """A version is being exchanged and the caller chose not to wait for it."""
 
 
 class ClientGone(ServingError):

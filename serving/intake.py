@@ -161,9 +161,10 @@ class Intake:
     def refuse(self, source: str, reason: str, detail: str) -> Outcome:
         """Notes that something cannot be taken; the same thing, read again, is noted once."""
         if (source, reason) not in self._refused_since:
+            level = logging.DEBUG if self._refused_since else logging.WARNING  # what follows a gap is no news
+            _log.log(level, "%s refused: %s: %s", source, reason, detail)
             self._refused_since.add((source, reason))
             self._feed_log.refused(Refusal(self._now_ms(), reason, detail, source))
-            _log.warning("%s refused: %s: %s", source, reason, detail)
         return Outcome.REFUSED
 
     def _apply(self, increment: Increment) -> ModelVersion:

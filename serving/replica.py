@@ -1,16 +1,21 @@
 """The model that answers: its rows and dense weights, exchanged one whole version at a time.
 
 Knows no Redis, no HTTP and no order of increments: `intake` decides what may be applied. A version is prepared beside
-the requests, then shown under a short lock: index entries, missing rows, dense vector and stamp together. A request
-looks its ids up and takes its version under the same lock and reads its rows after it; rows that a version put out of
-use keep their values until the last request from before that version is done.
+the requests, then shown at once: index entries, missing rows, dense vector and stamp together.
+
+A request takes no lock: it looks its ids up, and does so again if a change was under way or happened meanwhile (a
+sequence lock: the count of changes is odd during one). A lock would be held across the kernel's release of the
+interpreter lock, and every request would queue for both. What was looked up while the index changed may be nonsense,
+and is thrown away before a row is read by it. Rows that a version put out of use keep their values until the last
+request from before it is done.
 
 Invariant: every score comes from exactly one version. One thread loads and applies; any number score.
 """
 
+import contextlib
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,7 +35,7 @@ from serving.row_store import RowStore, StagedRows, gather_pooled, replace_absen
 __all__ = ["Footprint", "ModelVersion", "Replica", "Scores"]
 
 
-_COMPACTED_ROWS = 20_000  # moved after one increment: a millisecond under the lock
+_COMPACTED_ROWS = 20_000  # moved after one increment: a change of half a millisecond
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,25 +105,31 @@ class Footprint(NamedTuple):
 
 
 class _Readers:
-    """How many requests read rows of one version; its lock is never held for longer than a count."""
+    """How many requests read rows of one version; entering and leaving are single steps of the interpreter."""
 
-    __slots__ = ("_count", "_lock")
+    __slots__ = ("_inside",)
 
     def __init__(self) -> None:
-        self._count = 0
-        self._lock = threading.Lock()
+        self._inside: list[None] = []
 
     def enter(self) -> None:
-        with self._lock:
-            self._count += 1
+        self._inside.append(None)
 
     def leave(self) -> None:
-        with self._lock:
-            self._count -= 1
+        self._inside.pop()
 
     @property
     def none(self) -> bool:
-        return self._count == 0
+        return not self._inside
+
+
+class _LookedUp(NamedTuple):
+    """A request's hold on one version, whose readers it has entered."""
+
+    store: RowStore
+    version: ModelVersion
+    handles: NDArray[np.uint32]
+    missing: NDArray[np.uint32]
 
 
 class Replica:
@@ -134,7 +145,8 @@ class Replica:
         self._budget_bytes = budget_bytes
         self._network = DenseNetwork(schema)
         self._pooling = schema.pooling_codes
-        self._lock = threading.Lock()
+        self._change = threading.Lock()  # held during a change, for those who wait for its end
+        self._changes = 0  # twice the changes made, and one more during one
         self._store: RowStore | None = None
         self._version: ModelVersion | None = None
         self._retired: deque[tuple[ModelVersion, NDArray[np.uint32]]] = deque()
@@ -162,9 +174,9 @@ class Replica:
         store = RowStore(self._schema, self._budget_bytes, sum(block.ids.size for block in base.blocks))
         store.show(store.stage(base.blocks, np.empty(0, np.uint64)))
         self._probe(store, version)
-        with self._lock:
+        with self._changing():
             self._store, self._version = store, version
-            self._retired.clear()
+        self._retired.clear()
         return version
 
     def apply(self, increment: Increment) -> ModelVersion:
@@ -193,29 +205,41 @@ class Replica:
 
         Args:
             batch: B samples; labels and weights are not looked at.
-            wait: whether to wait for the lock, which a change of version holds for some milliseconds.
+            wait: whether to wait for a change of version to end, a millisecond for 50,000 rows.
 
         Raises:
             ModelNotLoaded: there is no version yet.
-            ReplicaBusy: the lock is held and `wait` is false.
+            ReplicaBusy: a change is under way and `wait` is false.
         """
-        if not self._lock.acquire(blocking=wait):
-            raise ReplicaBusy
-        try:
-            store, version = self._store, self._version
-            if store is None or version is None:
-                raise ModelNotLoaded
-            handles = store.find(batch.ids)
-            missing = store.missing_handles
-            version.readers.enter()
-        finally:
-            self._lock.release()
+        looked_up = self._look_up(batch.ids)
+        while looked_up is None:
+            if not wait:
+                raise ReplicaBusy
+            with self._change:
+                pass
+            looked_up = self._look_up(batch.ids)
+        store, version, handles, missing = looked_up
         try:
             unknown = replace_absent(handles, batch.offsets, missing)
             emb = gather_pooled(store.views, handles, batch.offsets, self._pooling, self._schema.dim)
         finally:
             version.readers.leave()
         return Scores(self._probabilities(version, emb, batch.dense), version, handles.size, int(unknown))
+
+    def _look_up(self, ids: NDArray[np.uint64]) -> _LookedUp | None:
+        """Handles from one version; None where a change was under way or came in between."""
+        before = self._changes
+        store, version = self._store, self._version
+        if store is None or version is None:
+            raise ModelNotLoaded
+        if before & 1:
+            return None
+        version.readers.enter()
+        looked_up = _LookedUp(store, version, store.find(ids), store.missing_handles)
+        if self._changes != before:
+            version.readers.leave()
+            return None
+        return looked_up
 
     def _probabilities(
         self, version: ModelVersion, emb: NDArray[np.float32], raw_dense: NDArray[np.float32]
@@ -224,8 +248,17 @@ class Replica:
         logits = self._network.logits(version.dense, emb, dense)
         return np.asarray(expit(logits.astype(np.float64)))
 
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        with self._change:
+            self._changes += 1
+            try:
+                yield
+            finally:
+                self._changes += 1
+
     def _show(self, store: RowStore, staged: StagedRows, version: ModelVersion) -> None:
-        with self._lock:
+        with self._changing():
             store.show(staged)
             self._version = version
 

@@ -1,11 +1,11 @@
 """The rows of one model on the server: ids, their rows, and the missing rows, changed one increment at a time.
 
-Knows no version, no lock and no dense weights: `replica` decides when what was staged is shown. Rows live in blocks by
+Knows no version, request or dense weights: `replica` decides when what was staged is shown. Rows live in blocks by
 their active columns alone; slot and band matter to the trainer only.
 
 Invariant: `stage` changes nothing that a lookup sees: new values go to fresh rows. `show` then swaps handles, which is
-all that has to happen under a lock, and answers the handles it replaced; their rows keep their values until `release`.
-One thread stages, shows and releases; lookups may run beside `stage` and `release`, not beside `show`.
+all that has to happen at once; the rows it put out of use keep their values until `release`. One thread stages, shows
+and releases. Lookups may run beside `stage` and `release`; beside `show` they end, but what they find is nonsense.
 """
 
 from collections.abc import Sequence
@@ -153,7 +153,7 @@ class RowStore:
         return StagedRows(ids[in_use], new[in_use], old[in_use], np.empty(0, np.uint64), None)
 
     def show(self, staged: StagedRows) -> None:
-        """Swaps the handles: from here on lookups see what was staged. The caller holds the lock."""
+        """Swaps the handles: from here on lookups see what was staged; the index never moves or grows here."""
         if staged.index is not None:
             self._index = staged.index
         else:
@@ -236,7 +236,7 @@ class RowStore:
     def _grown_index(
         self, ids: NDArray[np.uint64], handles: NDArray[np.uint32], tombstones: NDArray[np.uint64]
     ) -> HashIndex:
-        """A larger index with everything in it: a rehash takes long, so it is done here and not under the lock."""
+        """A larger index with everything in it: a rehash takes long, so it is done here and not in `show`."""
         grown = HashIndex(len(self._index) + len(self._index) // 2 + ids.size)
         grown.insert(*self._index.items())
         grown.erase(tombstones)

@@ -155,7 +155,7 @@ def test_no_model_yet_is_503_with_retry_after(
 def test_a_full_queue_is_refused_at_once_and_a_late_answer_given_up(server: Any) -> None:
     running, model = server
     replica = running.parts.replica
-    with replica._lock, ThreadPoolExecutor(3) as pool:  # nothing can be scored meanwhile
+    with replica._changing(), ThreadPoolExecutor(3) as pool:  # nothing can be scored meanwhile
         answers = list(pool.map(lambda _: post(running, b'{"sparse": {}}'), range(3)))
     kinds = sorted(answer.json()["type"].rpartition(":")[2] for answer in answers)
 
@@ -168,7 +168,7 @@ def test_small_requests_go_to_a_thread_while_a_version_is_exchanged(server: Any)
     """The event loop never waits for the replica's lock."""
     running, _ = server
     with ThreadPoolExecutor(1) as pool:
-        with running.parts.replica._lock:
+        with running.parts.replica._changing():
             waiting = pool.submit(post, running, b'{"sparse": {}}')
             assert running.http.get("/healthz").status_code in {200, 503}  # the loop runs
             assert not waiting.done()

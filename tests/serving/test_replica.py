@@ -112,7 +112,7 @@ def test_who_does_not_wait_is_told_that_the_replica_is_busy(model: Any) -> None:
     replica = loaded(model)
     batch = batch_of(model, [model.instance()])
 
-    with replica._lock, pytest.raises(ReplicaBusy):
+    with replica._changing(), pytest.raises(ReplicaBusy):
         replica.score(batch, wait=False)
     assert replica.score(batch, wait=False).version is replica.version
 
