@@ -24,12 +24,8 @@ def hashed(keys: NDArray[np.uint64], salt: int) -> NDArray[np.uint64]:
     Returns:
         uint64 of the keys' shape, as if drawn at random for each (key, salt).
     """
-    # the salt is mixed first: added as it is, salts that lie close would give shifted copies of one sequence
-    mixed = _finalised(np.array([salt % (1 << 64)], np.uint64) * _GOLDEN)
-    return _finalised((keys * _GOLDEN) ^ mixed[0])
-
-
-def _finalised(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    # not added to the keys: salts that lie close would give shifted copies of one sequence
+    z = (keys * _GOLDEN) ^ np.uint64(salt % (1 << 64))
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))

@@ -176,7 +176,7 @@ class SampleProducer:
         Raises:
             ProduceError: a message was not taken, or not in time.
         """
-        self._collect_until(-1, timeout_s)
+        self._collect_until(0, timeout_s)
 
     def close(self) -> None:
         """Flushes and disconnects; does nothing the second time.

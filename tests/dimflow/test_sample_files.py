@@ -81,6 +81,19 @@ def test_a_part_of_the_file(path: Path) -> None:
     assert rows_of(path, rows=0) == []
 
 
+def test_a_part_of_a_file_that_is_read_in_several_pieces(tmp_path: Path) -> None:
+    n = 150_000
+    path = tmp_path / "a.parquet"
+    numbers = np.arange(n)
+    tags = pa.nulls(n, pa.list_(pa.string()))
+    columns = {"label": numbers % 2, "ts_ms": numbers, "user": numbers, "tags": tags, "x": numbers}
+    pa.parquet.write_table(pa.table(columns), path)
+    for skip, rows in ((0, None), (70_000, 70_000), (140_000, None)):
+        batches = list(read_samples(path, SCHEMA, FileColumns(), skip_rows=skip, rows=rows, batch_rows=9_999))
+        found = np.concatenate([batch.column("user").to_numpy() for batch in batches])
+        assert np.array_equal(found, numbers[skip:][:rows])
+
+
 def test_ids_in_csv_keep_their_zeros(path: Path) -> None:
     assert rows_of(path, rows=1)[0]["user"] == "000"
 

@@ -70,6 +70,7 @@ def test_partitions_take_turns_and_keep_the_order(kafka: Any, records_of: ReadTo
     for partition in records.values():
         times = SampleDecoder(SCHEMA).decode([r.value for r in partition], [None] * len(partition)).batch.ts_ms
         assert (np.diff(times) > 0).all()
+        assert (np.diff(times)[:511] == 1).all(), "in runs, so that the client fills its batches"
 
 
 def test_waits_for_acknowledgements_when_much_is_under_way(kafka: Any) -> None:

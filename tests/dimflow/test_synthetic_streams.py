@@ -136,8 +136,9 @@ def test_ids_are_born_and_die() -> None:
     for rank in range(live):
         lives = sorted(spans[item] for item in spans if item % live == rank)
         assert all(before[1] < after[0] for before, after in zip(lives, lives[1:], strict=False))
-    deaths = [last for first, last in spans.values() if 10_000 < last < 40_000]
-    assert np.histogram(deaths, bins=3, range=(10_000, 40_000))[0].min() > 0.6 * live
+    births = np.array([first for item, (first, _) in spans.items() if first > lifetime and item % live < 10])
+    assert len(births) >= 30
+    assert np.histogram(births % lifetime, bins=4, range=(0, lifetime))[0].max() < 0.6 * len(births)
 
 
 def test_the_default_teacher_is_the_packaged_model() -> None:
