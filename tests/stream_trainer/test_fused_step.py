@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import stream_trainer.dense_learner
 import stream_trainer.fused_step
 from stream_trainer.autograd_step import AutogradStep
 from stream_trainer.fused_step import FusedStep
@@ -50,8 +51,8 @@ def test_wide_batches_through_the_table_s_own_calls_learn_the_same(monkeypatch: 
 def test_samples_shared_among_threads_learn_the_same(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     model = schema(dense=3)
     alone = trained(FusedStep, make_case(model))
-    monkeypatch.setattr(stream_trainer.fused_step, "_WIDE_PRODUCTS", 0)
-    monkeypatch.setattr(stream_trainer.fused_step, "available_threads", lambda: threads)
+    monkeypatch.setattr(stream_trainer.dense_learner, "_WIDE_PRODUCTS", 0)
+    monkeypatch.setattr(stream_trainer.dense_learner, "available_threads", lambda: threads)
     shared, again = trained(FusedStep, make_case(model)), trained(FusedStep, make_case(model))
     for found, twice, expected in zip(shared, again, alone, strict=True):
         np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-5)
@@ -60,7 +61,7 @@ def test_samples_shared_among_threads_learn_the_same(monkeypatch: pytest.MonkeyP
 
 def test_more_threads_than_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     case, plain = make_case(schema()), make_case(schema())
-    monkeypatch.setattr(stream_trainer.fused_step, "_WIDE_PRODUCTS", 0)
+    monkeypatch.setattr(stream_trainer.dense_learner, "_WIDE_PRODUCTS", 0)
     fused, autograd = FusedStep(case.model, RECIPE, 1, threads=3), AutogradStep(case.model, RECIPE, 1)
     for rows in (2, 1):
         batch = case.batch(rows, seed=rows)
