@@ -30,6 +30,7 @@ from stream_trainer.train_step import TrainStep
 __all__ = ["Learner", "LearnerCounts"]
 
 _DECAYS_PER_HALF_LIFE = 32
+_SWEEP_S = 60
 
 
 @dataclass(slots=True)
@@ -65,6 +66,7 @@ class Learner:
         self.counts = LearnerCounts()
         self._new_admission = new_admission
         self._budget = MemoryBudget(table.budget_bytes)
+        self._last_sweep_s = 0
         self._count_half_life_s = count_half_life_s
         self._last_decay_s = 0
         self._decays: list[float] = []
@@ -94,9 +96,12 @@ class Learner:
         """
         self._age_counts(now_s)
         needed = self._budget.rows_to_free(self._memory_use())
-        if needed == 0:
+        if needed == 0 and now_s - self._last_sweep_s < _SWEEP_S:
             return 0
+        self._last_sweep_s = now_s  # a policy may name rows that nobody needs to go: those past their age
         handles = self.eviction.select(self.table.live_rows(), needed, now_s)
+        if handles.size == 0:
+            return 0
         self.table.erase(handles)
         self.table.compact()
         self.counts.evicted_rows += len(handles)

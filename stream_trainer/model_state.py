@@ -6,7 +6,7 @@ gives exactly the rows, arrays and offsets of the live trainer at the moment of 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -18,7 +18,7 @@ from stream_trainer.errors import StateError
 
 __all__ = ["Arrays", "Manifest", "ModelState", "SampleTimes", "TopicOffset", "merge_states"]
 
-Arrays: TypeAlias = dict[str, NDArray[np.generic]]
+Arrays: TypeAlias = dict[str, NDArray[Any]]
 
 
 class TopicOffset(msgspec.Struct, frozen=True, array_like=True):

@@ -22,7 +22,6 @@ from model_contract.process_settings import SettingError, describe_settings
 from model_contract.sample_decoding import SampleDecoder
 from model_contract.schema import ModelSchema
 from stream_trainer.app import run_app
-from stream_trainer.autograd_step import AutogradStep
 from stream_trainer.checkpoint_store import CheckpointStore
 from stream_trainer.delivery import Delivery
 from stream_trainer.fused_step import FusedStep
@@ -42,6 +41,7 @@ __all__ = ["make_learner", "read_schema", "run_trainer"]
 logger = logging.getLogger(__name__)
 
 _SCRATCH_BYTES = 16 << 20
+_SMALLEST_TABLE_BYTES = 1 << 19
 _BLAS_THREADS = 1  # one thread trains and one prepares: a second BLAS thread would fight the latter for its core
 
 
@@ -59,12 +59,21 @@ def read_schema(path: Path) -> ModelSchema:
 
 
 def make_learner(schema: ModelSchema, settings: TrainerSettings, recipe: Recipe | None = None) -> Learner:
-    """A fresh learner as the settings ask for it."""
+    """A fresh learner as the settings ask for it.
+
+    Raises:
+        SettingError: the memory does not hold the sketch and a table.
+    """
     recipe = recipe or Recipe()
+    new_admission = _admission_factory(settings)
+    budget_bytes = settings.memory_bytes - new_admission().memory_bytes
+    if budget_bytes < _SMALLEST_TABLE_BYTES:
+        expected = f"at least {_SMALLEST_TABLE_BYTES} more than ADMISSION_BYTES, {settings.admission_bytes}"
+        raise SettingError(f"{PREFIX}MEMORY_BYTES", settings.memory_bytes, expected)
     table = EmbeddingTable(
         slots=len(schema.sparse),
         dim=schema.dim,
-        budget_bytes=settings.memory_bytes,
+        budget_bytes=budget_bytes,
         seed=settings.seed,
         init_scale=recipe.init_scale,
         initial_accumulator=recipe.sparse_initial_accumulator,
@@ -72,6 +81,8 @@ def make_learner(schema: ModelSchema, settings: TrainerSettings, recipe: Recipe 
     )
     step: TrainStep
     if settings.precision == "bf16":
+        from stream_trainer.autograd_step import AutogradStep  # torch: two seconds and 300 MB that fp32 does without
+
         step = AutogradStep(schema, recipe, seed=settings.seed, precision="bf16")
     else:
         step = FusedStep(schema, recipe, seed=settings.seed)
@@ -79,7 +90,7 @@ def make_learner(schema: ModelSchema, settings: TrainerSettings, recipe: Recipe 
         schema,
         table,
         step,
-        _admission_factory(settings),
+        new_admission,
         _eviction(settings),
         count_half_life_s=settings.count_half_life_s,
     )
@@ -98,7 +109,7 @@ def run_trainer(settings: TrainerSettings, at_step: Callable[[str], None] = lamb
     logger.info("settings: %s", describe_settings(settings))
     schema = read_schema(settings.model_file)
     decoder = SampleDecoder(schema)
-    warm_up(schema, decoder, lambda: make_learner(schema, replace(settings, memory_bytes=_SCRATCH_BYTES)))
+    warm_up(schema, decoder, lambda: make_learner(schema, replace(settings, memory_bytes=settings.admission_bytes + _SCRATCH_BYTES)))
     learner = make_learner(schema, settings)
     store = CheckpointStore(settings.state_dir, learner.merge_admission, settings.kept_bases, at_step)
     try:

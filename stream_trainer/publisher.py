@@ -207,7 +207,7 @@ class Publisher:
 
     def _run(self, *command: Any) -> Any:
         try:
-            return self._client.execute_command(*command)
+            return self._client.execute_command(*command)  # type: ignore[no-untyped-call]
         except redis.RedisError as error:
             raise self._unavailable(error) from error
 

@@ -46,9 +46,9 @@ class TrainerSettings:
     queue_bytes: int = setting(64 << 20, "bytes of fetched records that may wait before fetching pauses", minimum=1 << 16)
     precision: Literal["fp32", "bf16"] = setting("fp32", "arithmetic of the dense layers")
 
-    memory_bytes: int = setting(1 << 30, "bytes for rows, optimizer state and index together", minimum=1 << 20)
+    memory_bytes: int = setting(1 << 30, "bytes for rows, optimizer state, index and sketch together", minimum=1 << 20)
     admission: Literal["always", "count_min"] = setting("count_min", "who may have a row")
-    admission_threshold: int = setting(2, "times an id must be seen before it gets a row", minimum=1, maximum=60_000)
+    admission_threshold: int = setting(2, "times an id must be seen before it gets a row", minimum=1, maximum=1 << 19)
     admission_bytes: int = setting(8 << 20, "bytes of the counting sketch", minimum=1 << 10)
     admission_half_life_s: float = setting(86_400.0, "seconds after which an unseen id's count has halved", minimum=1)
     eviction: Literal["age", "least_frequent"] = setting("least_frequent", "which rows go when memory is short")

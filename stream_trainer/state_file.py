@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from embedding_table.table import RowsOfBlock, TableChanges
 from feature_admission.state_pages import StatePages
@@ -106,7 +107,7 @@ def read_manifest(path: Path) -> Manifest:
         raise CheckpointError(message) from error
 
 
-def _read_members(path: Path, wanted: Callable[[str], bool]) -> Arrays:
+def _read_members(path: Path, wanted: Callable[[str], bool]) -> dict[str, NDArray[Any]]:
     try:
         # opened here, since numpy leaves a file open that turns out to be no archive
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -116,7 +117,7 @@ def _read_members(path: Path, wanted: Callable[[str], bool]) -> Arrays:
         raise CheckpointError(message) from error
 
 
-def _below(prefix: str, members: Arrays) -> Arrays:
+def _below(prefix: str, members: dict[str, NDArray[Any]]) -> Arrays:
     return {name.removeprefix(prefix): values for name, values in members.items() if name.startswith(prefix)}
 
 

@@ -7,9 +7,11 @@ and so would everything that is measured on it.
 import logging
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from model_contract.arrow_samples import encode_arrow
 from model_contract.sample_decoding import ARROW_CONTENT_TYPE, SampleDecoder
@@ -48,10 +50,10 @@ def warm_up(schema: ModelSchema, decoder: SampleDecoder, new_learner: Callable[[
     logger.info("kernels are ready after %.1f s", time.perf_counter() - begin)
 
 
-def _table(schema: ModelSchema, values: np.ndarray) -> pa.Table:
-    columns = {"label": pa.array(np.arange(_ROWS) % 2, pa.int8())}
-    for slot in schema.sparse:
-        column = pa.array(values)
-        columns[slot.name] = pa.ListArray.from_arrays(np.arange(_ROWS + 1, dtype=np.int32), column) if slot.multi else column
+def _table(schema: ModelSchema, values: NDArray[Any]) -> pa.Table:
+    single: pa.Array[Any] = pa.array(values)
+    several: pa.Array[Any] = pa.array([[value] for value in values.tolist()])
+    columns: dict[str, pa.Array[Any]] = {"label": pa.array(np.arange(_ROWS) % 2, pa.int8())}
+    columns |= {slot.name: several if slot.multi else single for slot in schema.sparse}
     columns |= {name: pa.array(np.ones(_ROWS, np.float32)) for name in schema.dense_names}
     return pa.table(columns)

@@ -29,8 +29,8 @@ def complete(model: Learner, like: ModelState) -> dict[str, np.ndarray]:
 
 def assert_same(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> None:
     assert left.keys() == right.keys()
-    for name in left:
-        assert_equal_arrays(left[name], right[name])
+    for name, values in left.items():
+        assert_equal_arrays(values, right[name])
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -109,6 +109,23 @@ def test_the_budget_holds_while_new_ids_keep_coming() -> None:
         assert model.table.bytes_used <= model.table.budget_bytes
     assert evicted > 0
     assert model.counts.evicted_rows == evicted
+
+
+def test_rows_past_their_age_go_though_there_is_room() -> None:
+    model = learner(admission="always", eviction="age", max_age_s=100)
+    generator = np.random.default_rng(0)
+    teach(model, generator, 3, now_s=1000)
+    rows = model.table.rows
+
+    assert model.make_room(1050) == 0
+    assert model.make_room(1101 + 60) == rows - len(SCHEMA.sparse)
+    assert model.table.rows == len(SCHEMA.sparse)
+
+
+def test_the_sketch_is_part_of_the_budget() -> None:
+    model = learner(memory_bytes=4 << 20, admission_bytes=1 << 20)
+
+    assert model.table.budget_bytes + model.admission.memory_bytes == 4 << 20
 
 
 def test_a_state_of_another_model_is_refused_with_both_fingerprints() -> None:
