@@ -29,10 +29,12 @@ import numpy as np
 import redis
 import uvloop
 from numpy.typing import NDArray
+from prometheus_client.parser import text_string_to_metric_families
 
 import dimflow
 from benchmarks.report import print_report
-from dimflow.local_servers import LocalRedis, free_port
+from dimflow.local_servers import LocalRedis
+from dimflow.server_lifecycle import free_port
 from model_contract.dense_layout import DenseLayout
 from model_contract.increment import DenseTensor, Increment, IncrementHeader, RowBlock, encode
 from model_contract.prediction_request import PredictionRequestDecoder
@@ -95,7 +97,7 @@ class ModelStream:
         keys = RedisKeys(self.schema.name)
         for index, start in enumerate(range(0, len(data), BASE_CHUNK_BYTES)):
             self.client.set(keys.base_chunk(LINEAGE, 0, index), data[start : start + BASE_CHUNK_BYTES])
-        head = {
+        head: dict[Any, Any] = {
             "lineage": LINEAGE,
             "epoch": 1,
             "sequence": 0,
@@ -112,8 +114,8 @@ class ModelStream:
         chosen = np.sort(self.rng.permutation(self.ids.size)[:INCREMENT_ROWS])
         data = self._encoded("increment", self.ids[chosen])
         keys = RedisKeys(self.schema.name)
-        entry = {INCREMENT_FIELD: data}
-        self.client.xadd(keys.increments(LINEAGE), entry, id=entry_id(self.sequence), maxlen=20, approximate=True)
+        entry: dict[Any, Any] = {INCREMENT_FIELD: data}
+        self.client.xadd(keys.increments(LINEAGE), entry, id=entry_id(self.sequence), maxlen=200, approximate=True)
         self.client.hset(keys.head, "sequence", self.sequence)
 
     def _encoded(self, kind: Any, ids: NDArray[np.uint64]) -> bytes:
@@ -259,6 +261,17 @@ def read_page(port: int, path: str) -> bytes:
         return bytes(answer.read())
 
 
+def cpu_and_requests(port: int) -> tuple[float, float]:
+    """Seconds of processor time the server has used, increments included, and predictions it has answered."""
+    samples = [
+        sample
+        for family in text_string_to_metric_families(read_page(port, "/metrics").decode())
+        for sample in family.samples
+    ]
+    values = {sample.name + sample.labels.get("status", ""): sample.value for sample in samples}
+    return values["process_cpu_seconds_total"], values["dimflow_serving_requests_total200"]
+
+
 def wait_for(port: int, path: str, process: "subprocess.Popen[bytes]") -> None:
     """Waits until the page answers."""
     deadline = time.monotonic() + 180
@@ -295,7 +308,12 @@ def run(seconds: float) -> dict[str, Any]:
             for size in SIZES:
                 for connections in (1, 16):
                     name = f"{size}_instances_{connections}_connections"
+                    before = cpu_and_requests(settings.port)
                     results[name] = measure(settings.port, bodies[size], connections, seconds)
+                    cpu_s, done = (
+                        after - start for after, start in zip(cpu_and_requests(settings.port), before, strict=True)
+                    )
+                    results[name]["cpu_us_per_request"] = round(1e6 * cpu_s / done)
                     results[f"peer_{name}"] = measure(peer.port, bodies[size], connections, seconds / 2)
             report = json.loads(read_page(settings.port, "/model"))
             stop.set()

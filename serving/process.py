@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 import uvicorn
+from starlette.types import ASGIApp
 from threadpoolctl import threadpool_limits
 
 from model_contract.errors import SchemaError
@@ -94,7 +95,7 @@ def assemble(settings: ServingSettings, clock_ms: Callable[[], int] = now_ms) ->
 class HttpServer(uvicorn.Server):
     """uvicorn, told to stop by SIGTERM and SIGINT without passing the signal on once it has stopped."""
 
-    def __init__(self, settings: ServingSettings, app: ServingApp) -> None:
+    def __init__(self, settings: ServingSettings, app: ASGIApp) -> None:
         limits = ConnectionLimits(
             max_connections=settings.max_connections,
             max_head_bytes=settings.max_head_bytes,
