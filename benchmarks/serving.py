@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
 import dimflow
-from benchmarks.report import print_report
+from benchmarks.report import report
 from dimflow.local_servers import LocalRedis
 from dimflow.server_lifecycle import free_port
 from model_contract.dense_layout import DenseLayout
@@ -315,13 +315,13 @@ def run(seconds: float) -> dict[str, Any]:
                     )
                     results[name]["cpu_us_per_request"] = round(1e6 * cpu_s / done)
                     results[f"peer_{name}"] = measure(peer.port, bodies[size], connections, seconds / 2)
-            report = json.loads(read_page(settings.port, "/model"))
+            page = json.loads(read_page(settings.port, "/model"))
             stop.set()
-    results["increments_applied"] = report["feed"]["applied"]
-    results["increments_refused"] = sum(report["feed"]["refused"].values())
-    results["freshness_p50_ms"] = report["freshness"]["overall"]["p50_ms"]
-    results["freshness_p95_ms"] = report["freshness"]["overall"]["p95_ms"]
-    results["model_bytes"] = report["bytes"]["total"]
+    results["increments_applied"] = page["feed"]["applied"]
+    results["increments_refused"] = sum(page["feed"]["refused"].values())
+    results["freshness_p50_ms"] = page["freshness"]["overall"]["p50_ms"]
+    results["freshness_p95_ms"] = page["freshness"]["overall"]["p95_ms"]
+    results["model_bytes"] = page["bytes"]["total"]
     return results
 
 
@@ -331,7 +331,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="shorter runs: ends within 50 s")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
-    print_report("serving", run(seconds=1.5 if options.quick else 8.0))
+    report("serving", run(seconds=1.5 if options.quick else 8.0))
 
 
 if __name__ == "__main__":
