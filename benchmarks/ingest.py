@@ -25,7 +25,7 @@ import pyarrow as pa
 from confluent_kafka import Producer
 
 from benchmarks.ingest_parts import sample_batches
-from benchmarks.report import print_report
+from benchmarks.report import report
 from dimflow.local_processes import LocalTrainer
 from dimflow.local_servers import LocalKafka, LocalRedis
 from dimflow.loop_watch import LoopWatch
@@ -87,7 +87,7 @@ class _Form:
     def __init__(self, producer: Producer, encoder: SampleEncoder) -> None:
         self._producer = producer
         self._encoder = encoder
-        self._headers = [("content-type", encoder.content_type)]
+        self._headers: list[tuple[str, str | bytes | None]] = [("content-type", encoder.content_type)]
         self._run = max(1, _RUN_ROWS // encoder.rows_per_message)
         self._sent = 0
 
@@ -169,7 +169,7 @@ def main() -> None:
         results["json_to_columns_samples_per_s"] = columns["json_per_s"]
         results["arrow_to_columns_samples_per_s"] = columns["arrow_per_s"]
         results["json_samples_per_s"], results["arrow_samples_per_s"] = measure_trainer(brokers, redis.url, load)
-    print_report("ingest", results)
+    report("ingest", {name: round(rate) for name, rate in results.items()})
 
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ import pyarrow as pa
 from aiokafka import AIOKafkaConsumer
 
 from dimflow.model_files import read_model_file
+from dimflow.sample_columns import FileColumns
 from dimflow.sample_encoding import ArrowEncoder, JsonEncoder
-from dimflow.sample_files import FileColumns, read_samples
+from dimflow.sample_files import read_samples
 from dimflow.synthetic_streams import DriftingTeacher
 from model_contract.sample_decoding import ARROW_CONTENT_TYPE, SampleDecoder
 from model_contract.schema import ModelSchema
@@ -136,9 +137,16 @@ async def measure_getmany(brokers: str, topic: str, records: int) -> float:
         await consumer.stop()
 
 
+class _StockApp(faust.App):
+    """Faust's application without its folder in the working directory."""
+
+    async def on_first_start(self) -> None:
+        """Makes no folder."""
+
+
 async def measure_stock(brokers: str, topic: str, records: int) -> float:
     """Events per second of an agent as Faust's documentation writes it, over the first seconds of the topic."""
-    app = faust.App(
+    app = _StockApp(
         "stock-faust",
         broker=f"kafka://{brokers}",
         value_serializer="raw",
@@ -146,9 +154,7 @@ async def measure_stock(brokers: str, topic: str, records: int) -> float:
         web_enabled=False,
         topic_disable_leader=True,
         topic_allow_declare=False,
-        datadir=Path("/nonexistent"),
     )
-    app._create_directories = lambda: None
     rate = _Rate()
     done = asyncio.Event()
 
