@@ -91,9 +91,7 @@ def _model_of(data: Path | None) -> str:
     return next((name for name in ("globo", "movielens", "criteo") if data.name.startswith(name)), "globo")
 
 
-def _batches(
-    data: Path | None, schema: ModelSchema, samples: int | None, seed: int
-) -> Iterator[pa.RecordBatch]:
+def _batches(data: Path | None, schema: ModelSchema, samples: int | None, seed: int) -> Iterator[pa.RecordBatch]:
     if data is not None:
         return read_samples(data, schema, FileColumns(), batch_rows=_BATCH_ROWS, rows=samples)
     return (batch.samples for batch in DriftingTeacher(seed=seed).batches(samples, _BATCH_ROWS))

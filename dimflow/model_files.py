@@ -8,6 +8,8 @@ from model_contract.schema import ModelSchema
 
 __all__ = ["packaged_model_file", "read_model_file"]
 
+_OPTION = "--model-file"
+
 
 def packaged_model_file(name: str) -> Path:
     """Path of a model file that comes with dimflow: globo, movielens, criteo or teacher."""
@@ -24,5 +26,6 @@ def read_model_file(path: Path) -> ModelSchema:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingError("--model-file", str(path), f"a readable TOML file ({error})") from error
+        expected = f"a readable TOML file ({error})"
+        raise SettingError(_OPTION, str(path), expected) from error
     return ModelSchema.parse_toml(text)

@@ -80,7 +80,9 @@ def environment_of(settings: SettingsClass, prefix: str) -> dict[str, str]:
     return variables
 
 
-def read_settings(cls: type[S], environ: Mapping[str, str], prefix: str, overrides: Mapping[str, Any] | None = None) -> S:
+def read_settings(
+    cls: type[S], environ: Mapping[str, str], prefix: str, overrides: Mapping[str, Any] | None = None
+) -> S:
     """Reads one settings object: overrides (command line) first, then `prefix` + FIELD variables, then defaults.
 
     Raises:
@@ -165,7 +167,8 @@ def _parse(name: str, seen: object, shown: object, hint: Any, limits: Mapping[st
     except (TypeError, ValueError):
         raise SettingError(name, shown, f"a value of type {hint.__name__}") from None
     low, high = limits.get("minimum"), limits.get("maximum")
-    if hint in {int, float} and not (math.isfinite(value) and (low is None or value >= low) and (high is None or value <= high)):
+    bounded = (low is None or value >= low) and (high is None or value <= high) if hint in {int, float} else True
+    if hint in {int, float} and not (math.isfinite(value) and bounded):
         span = f"from {low if low is not None else 'any'} to {high if high is not None else 'any'}"
         raise SettingError(name, shown, f"a number {span}")
     return value

@@ -30,6 +30,10 @@ logger = logging.getLogger(__name__)
 _RETRY_S = 0.5
 
 
+def _nobody(_: Manifest) -> None:
+    """Stands for a listener where there is none."""
+
+
 class DeliveryCounts:
     """What was delivered since the start; read by the metrics page, written by the delivery threads."""
 
@@ -45,7 +49,12 @@ class DeliveryCounts:
 
 
 class Delivery:
-    """Takes one cut at a time; while one is under way, `ready` is False and the trainer lets changes gather."""
+    """Takes one cut at a time; while one is under way, `ready` is False and the trainer lets changes gather.
+
+    Attributes:
+        counts: what was delivered so far.
+        on_durable: called by the delivery thread after each cut that reached the disk; set it before the first `offer`.
+    """
 
     def __init__(
         self,
@@ -55,16 +64,15 @@ class Delivery:
         *,
         compact_ratio: float,
         compact_increments: int,
-        on_durable: Callable[[Manifest], None],
         at_step: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.counts = DeliveryCounts()
+        self.on_durable: Callable[[Manifest], None] = _nobody
         self._store = store
         self._publisher = publisher
         self._layout = layout
         self._compact_ratio = compact_ratio
         self._compact_increments = compact_increments
-        self._on_durable = on_durable
         self._at_step = at_step
         self._cuts: queue.Queue[ModelState | None] = queue.Queue(maxsize=1)
         self._idle = threading.Event()
@@ -99,7 +107,7 @@ class Delivery:
         if claim == "ahead":
             old = manifest.lineage
             manifest = msgspec.structs.replace(manifest, lineage=uuid.uuid4().hex)
-            logger.warning("lineage %s was published past sequence %d: now %s", old, manifest.sequence, manifest.lineage)
+            logger.warning("%s was published past sequence %d: now %s", old, manifest.sequence, manifest.lineage)
         self._own = manifest
         state = replace(state, manifest=manifest)
         self._store.write_base(state)
@@ -180,7 +188,7 @@ class Delivery:
         self.counts.durable_sequence = cut.manifest.sequence
         self.counts.write_s = time.perf_counter() - begin
         self._at_step("before_publish")
-        self._on_durable(cut.manifest)
+        self.on_durable(cut.manifest)
         return cut
 
     def _catch_up(self, cut: ModelState | None) -> None:

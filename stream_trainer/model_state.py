@@ -170,9 +170,7 @@ def _kept_rows(
     )
 
 
-def _to_columns(
-    values: NDArray[np.float32], old: NDArray[np.uint16], new: NDArray[np.uint16]
-) -> NDArray[np.float32]:
+def _to_columns(values: NDArray[np.float32], old: NDArray[np.uint16], new: NDArray[np.uint16]) -> NDArray[np.float32]:
     """The same rows under another list of active columns: new ones start at zero, dropped ones are lost."""
     if np.array_equal(old, new):
         return values

@@ -26,7 +26,7 @@ from stream_trainer.checkpoint_store import CheckpointStore
 from stream_trainer.delivery import Delivery
 from stream_trainer.fused_step import FusedStep
 from stream_trainer.learner import Learner
-from stream_trainer.model_state import Manifest, ModelState
+from stream_trainer.model_state import ModelState
 from stream_trainer.publisher import Publisher
 from stream_trainer.recipe import Recipe
 from stream_trainer.settings import PREFIX, TrainerSettings
@@ -40,6 +40,8 @@ __all__ = ["make_learner", "read_schema", "run_trainer"]
 
 logger = logging.getLogger(__name__)
 
+_MODEL_FILE = f"{PREFIX}MODEL_FILE"
+_MEMORY_BYTES = f"{PREFIX}MEMORY_BYTES"
 _SCRATCH_BYTES = 16 << 20
 _SMALLEST_TABLE_BYTES = 1 << 19
 _BLAS_THREADS = 1  # one thread trains and one prepares: a second BLAS thread would fight the latter for its core
@@ -55,7 +57,8 @@ def read_schema(path: Path) -> ModelSchema:
     try:
         return ModelSchema.parse_toml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(f"{PREFIX}MODEL_FILE", str(path), f"a readable TOML file ({error})") from error
+        expected = f"a readable TOML file ({error})"
+        raise SettingError(_MODEL_FILE, str(path), expected) from error
 
 
 def make_learner(schema: ModelSchema, settings: TrainerSettings, recipe: Recipe | None = None) -> Learner:
@@ -69,7 +72,7 @@ def make_learner(schema: ModelSchema, settings: TrainerSettings, recipe: Recipe 
     budget_bytes = settings.memory_bytes - new_admission().memory_bytes
     if budget_bytes < _SMALLEST_TABLE_BYTES:
         expected = f"at least {_SMALLEST_TABLE_BYTES} more than ADMISSION_BYTES, {settings.admission_bytes}"
-        raise SettingError(f"{PREFIX}MEMORY_BYTES", settings.memory_bytes, expected)
+        raise SettingError(_MEMORY_BYTES, settings.memory_bytes, expected)
     table = EmbeddingTable(
         slots=len(schema.sparse),
         dim=schema.dim,
@@ -81,7 +84,7 @@ def make_learner(schema: ModelSchema, settings: TrainerSettings, recipe: Recipe 
     )
     step: TrainStep
     if settings.precision == "bf16":
-        from stream_trainer.autograd_step import AutogradStep  # torch: two seconds and 300 MB that fp32 does without
+        from stream_trainer.autograd_step import AutogradStep  # noqa: PLC0415  torch: 300 MB that fp32 does without
 
         step = AutogradStep(schema, recipe, seed=settings.seed, precision="bf16")
     else:
@@ -109,7 +112,8 @@ def run_trainer(settings: TrainerSettings, at_step: Callable[[str], None] = lamb
     logger.info("settings: %s", describe_settings(settings))
     schema = read_schema(settings.model_file)
     decoder = SampleDecoder(schema)
-    warm_up(schema, decoder, lambda: make_learner(schema, replace(settings, memory_bytes=settings.admission_bytes + _SCRATCH_BYTES)))
+    scratch = replace(settings, memory_bytes=settings.admission_bytes + _SCRATCH_BYTES)
+    warm_up(schema, decoder, lambda: make_learner(schema, scratch))
     learner = make_learner(schema, settings)
     store = CheckpointStore(settings.state_dir, learner.merge_admission, settings.kept_bases, at_step)
     try:
@@ -132,23 +136,16 @@ def _run(
         kept_bases=settings.kept_bases,
         stream_increments=settings.stream_increments,
     )
-    trainers: list[Trainer] = []
-
-    def on_durable(manifest: Manifest) -> None:
-        trainers[0].on_durable(manifest)
-
     delivery = Delivery(
         store,
         publisher,
         learner.step.layout,
         compact_ratio=settings.compact_ratio,
         compact_increments=settings.stream_increments // 2,
-        on_durable=on_durable,
         at_step=at_step,
     )
     state = delivery.start(state)
     trainer = Trainer(settings, learner, decoder, delivery, state)
-    trainers.append(trainer)
     page = TrainerPage(trainer)
     if settings.metrics_port:
         page.start(settings.metrics_host, settings.metrics_port)

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias, cast
 
 import redis
 
-from model_contract.redis_keys import BASE_CHUNK_BYTES, INCREMENT_FIELD, RedisKeys, entry_id
+from model_contract.redis_keys import BASE_CHUNK_BYTES, INCREMENT_FIELD, RedisKeys
 from stream_trainer.errors import Fenced, RedisUnavailable
 
 __all__ = ["Claim", "Head", "Publisher"]
@@ -53,14 +53,19 @@ end
 if not may_write(ARGV[3]) then return 'fenced' end
 """
 
-# As above; KEYS 2 chunk; ARGV 4 bytes. Checked with each chunk: a frozen trainer must not write into a later one's base.
-_CHUNK = _MAY_WRITE + """
+# As above; KEYS 2 chunk; ARGV 4 bytes. Checked with each chunk: a frozen trainer must not write into a later one's.
+_CHUNK = (
+    _MAY_WRITE
+    + """
 redis.call('SET', KEYS[2], ARGV[4])
 return 'ok'
 """
+)
 
 # As above; KEYS 2 stream; ARGV 4 sequence, chunks, bytes, fingerprint, 8 oldest sequence the stream must keep.
-_REBASE = _MAY_WRITE + """
+_REBASE = (
+    _MAY_WRITE
+    + """
 local head = redis.call('HMGET', KEYS[1], 'lineage', 'epoch', 'sequence')
 local sequence = tonumber(ARGV[4])
 if head[1] == ARGV[1] and tonumber(head[3]) > sequence then sequence = tonumber(head[3]) end
@@ -69,6 +74,7 @@ redis.call('HSET', KEYS[1], 'lineage', ARGV[1], 'epoch', ARGV[2], 'sequence', se
 redis.call('XTRIM', KEYS[2], 'MINID', ARGV[8] .. '-0')
 return 'ok'
 """
+)
 
 
 @dataclass(frozen=True, slots=True)

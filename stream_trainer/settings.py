@@ -25,7 +25,7 @@ class TrainerSettings:
     brokers: str = setting("127.0.0.1:9092", "Kafka bootstrap servers, comma-separated")
     topic: str = setting("samples", "topic to read; dead letters go to <topic>.dlq")
     group: str = setting("dimflow", "consumer group shown to lag tools; offsets come from the checkpoint")
-    partitions: int = setting(4, "partitions of the topic where the trainer has to create it", minimum=1, maximum=10_000)
+    partitions: int = setting(4, "partitions of the topic where the trainer creates it", minimum=1, maximum=10_000)
     start: Literal["earliest", "latest"] = setting("earliest", "where a partition begins that the state does not know")
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = setting(
         "PLAINTEXT", "how to speak to the brokers"
@@ -43,7 +43,7 @@ class TrainerSettings:
 
     chunk_rows: int = setting(4096, "samples prepared together ahead of the step", minimum=1, maximum=1_000_000)
     chunk_age_ms: int = setting(50, "milliseconds a sample may wait for its chunk to fill", minimum=1, maximum=60_000)
-    queue_bytes: int = setting(64 << 20, "bytes of fetched records that may wait before fetching pauses", minimum=1 << 16)
+    queue_bytes: int = setting(64 << 20, "bytes of records that may wait before fetching pauses", minimum=1 << 16)
     precision: Literal["fp32", "bf16"] = setting("fp32", "arithmetic of the dense layers")
 
     memory_bytes: int = setting(1 << 30, "bytes for rows, optimizer state, index and sketch together", minimum=1 << 20)

@@ -44,6 +44,7 @@ class Trainer:
         """`state` is what `delivery.start` returned: durable, and the learner holds it."""
         self.learner = learner
         self.delivery = delivery
+        delivery.on_durable = self._on_durable
         self.queue = RecordQueue(settings.queue_bytes)
         self._settings = settings
         self._decoder = decoder
@@ -107,13 +108,12 @@ class Trainer:
         await asyncio.to_thread(self.loop.stop)
         if self.loop.failure is not None:
             raise self.loop.failure
-        return self.durable_offsets(self.loop.manifest)
+        return _durable_offsets(self.loop.manifest)
 
-    def on_durable(self, manifest: Manifest) -> None:
+    def _on_durable(self, manifest: Manifest) -> None:
         """Tells the group how far the disk is; called by the delivery thread."""
-        self._source.commit(self.durable_offsets(manifest))
+        self._source.commit(_durable_offsets(manifest))
 
-    @staticmethod
-    def durable_offsets(manifest: Manifest) -> dict[TopicPartition, int]:
-        """The offsets of a manifest, by partition."""
-        return {TopicPartition(o.topic, o.partition): o.next_offset for o in manifest.offsets}
+
+def _durable_offsets(manifest: Manifest) -> dict[TopicPartition, int]:
+    return {TopicPartition(o.topic, o.partition): o.next_offset for o in manifest.offsets}

@@ -115,7 +115,12 @@ assert logging.getLogger().handlers == before, "a module configured logging at i
 print("imported", len(sys.argv) - 1)
 """
     done = subprocess.run(
-        [sys.executable, "-c", program, *module_names()], cwd=ROOT, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", program, *module_names()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
 
     assert done.returncode == 0, done.stderr

@@ -54,19 +54,16 @@ def make_trainer(tmp_path: Path, redis_server):
         stored = store.load()
         if stored:
             model.restore(stored.state)
-        made: list[Trainer] = []
         delivery = Delivery(
             store,
             publisher,
             model.step.layout,
             compact_ratio=10,
             compact_increments=50,
-            on_durable=lambda manifest: made[0].on_durable(manifest),
         )
         state = delivery.start(stored.state if stored else model.fresh_state(0))
         chosen = settings(tmp_path, chunk_age_ms=1, publish_interval_s=0.05)
-        made.append(Trainer(chosen, model, SampleDecoder(SCHEMA), delivery, state))
-        return made[0], Source()
+        return Trainer(chosen, model, SampleDecoder(SCHEMA), delivery, state), Source()
 
     yield make
     for store, publisher in opened:

@@ -34,7 +34,8 @@ class Site:
         publisher = Publisher(str(options.pop("url", self.url)), self.model, kept_bases=2, stream_increments=100)
         self._open.append((store, publisher))
         settings = {"compact_ratio": 1e9, "compact_increments": 1_000_000, **options}
-        delivery = Delivery(store, publisher, LAYOUT, on_durable=self._on_durable, at_step=at_step, **settings)
+        delivery = Delivery(store, publisher, LAYOUT, at_step=at_step, **settings)
+        delivery.on_durable = self._on_durable
         stored = store.load()
         begin = found or (stored.state if stored else state(0, [block(0, [1, 2], 0.0)]))
         return delivery, delivery.start(begin)

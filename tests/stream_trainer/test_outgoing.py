@@ -9,7 +9,8 @@ from tests.stream_trainer.states import LAYOUT, SCHEMA, block, state, with_manif
 
 
 def test_the_same_cut_gives_the_same_bytes_with_values_but_no_optimizer() -> None:
-    cut = with_manifest(state(3, [block(0, [5, 9], 1.5), block(1, [2], 2.5)], [11]), sample_times=(SampleTimes(10, 4),), base_sequence=1)
+    rows = [block(0, [5, 9], 1.5), block(1, [2], 2.5)]
+    cut = with_manifest(state(3, rows, [11]), sample_times=(SampleTimes(10, 4),), base_sequence=1)
 
     data = encode_state(cut, "increment", LAYOUT)
     found = decode(data, limits=IncrementLimits(), expected_fingerprint=SCHEMA.fingerprint)

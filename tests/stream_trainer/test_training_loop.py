@@ -104,7 +104,9 @@ class Chunks:
         )
 
 
-def run(learner: CountingLearner, chunks: Chunks, delivery: CollectingDelivery, interval_s: float = 0.0) -> TrainingLoop:
+def run(
+    learner: CountingLearner, chunks: Chunks, delivery: CollectingDelivery, interval_s: float = 0.0
+) -> TrainingLoop:
     loop = TrainingLoop(
         learner, chunks, delivery, START, publish_interval_s=interval_s, now_ms=lambda: 5, on_failure=lambda _: None
     )
