@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedding_table.hash_index import ABSENT
-from embedding_table.machine_words import add_row, add_scaled_row, copy_row, fill_row, prefetch
-from embedding_table.row_adagrad import LINE_FLOATS, POOL_MEAN, PREFETCH_AHEAD, train_rows
+from embedding_table.machine_words import add_rows, add_scaled_row, copy_row, fill_row, prefetch
+from embedding_table.row_adagrad import POOL_MEAN, PREFETCH_AHEAD, train_rows
 from embedding_table.row_layout import ACCUMULATOR, TableViews, slab_of, state_offset, value_offset
 from embedding_table.slot_update import update_share
 from embedding_table.update_scratch import UpdateScratch, new_scratch
@@ -21,6 +21,7 @@ from model_contract.compiled import fast_kernel, kernel
 __all__ = ["UpdateScratch", "gather_bags", "new_scratch", "update_bags"]
 
 _ONE = np.uint64(1)
+_POOLED_AT_ONCE = np.uint64(256)
 
 
 @kernel
@@ -58,11 +59,7 @@ def _copy_rows(
     for place in range(count):
         if place + PREFETCH_AHEAD < count and handles[first + place + PREFETCH_AHEAD] != ABSENT:
             ahead = handles[first + place + PREFETCH_AHEAD]
-            width = np.uint64(slab_width[slab_of(ahead)])
-            start = value_offset(ahead, width)
-            prefetch(values, start)
-            for column in range(LINE_FLOATS, width, LINE_FLOATS):
-                prefetch(values, start + column)
+            prefetch(values, value_offset(ahead, slab_width[slab_of(ahead)]))
         handle = handles[first + place]
         at = place * dim
         width = np.uint64(slab_width[slab_of(handle)]) if handle != ABSENT else np.uint64(0)
@@ -92,25 +89,28 @@ def _pool_rows(
         views.slab_block,
         views.block_columns,
     )
+    starts = np.empty(_POOLED_AT_ONCE, np.uint64)
     end = np.uint64(offsets[hi_bag])
     for bag in range(lo_bag, hi_bag):
         at = np.uint64(bag - lo_bag) * dim
         fill_row(out, at, dim, np.float32(0))
+        listed = np.uint64(0)
         for lookup in range(np.uint64(offsets[bag]), np.uint64(offsets[bag + 1])):
             if lookup + PREFETCH_AHEAD < end and handles[lookup + PREFETCH_AHEAD] != ABSENT:
                 ahead = handles[lookup + PREFETCH_AHEAD]
-                width = np.uint64(slab_width[slab_of(ahead)])
-                start = value_offset(ahead, width)
-                prefetch(values, start)
-                for column in range(LINE_FLOATS, width, LINE_FLOATS):
-                    prefetch(values, start + column)
+                prefetch(values, value_offset(ahead, slab_width[slab_of(ahead)]))
             handle = handles[lookup]
             width = np.uint64(slab_width[slab_of(handle)]) if handle != ABSENT else np.uint64(0)
             if width == dim:
-                add_row(out, at, values, value_offset(handle, width), dim)
+                starts[listed] = value_offset(handle, width)
+                listed += _ONE
+                if listed == _POOLED_AT_ONCE:
+                    add_rows(out, at, dim, values, starts, np.uint64(0), listed)
+                    listed = np.uint64(0)
             elif width:
                 columns = block_columns[np.uint64(slab_block[slab_of(handle)])][:width]
                 _scatter_row(columns, values, value_offset(handle, width), out, at)
+        add_rows(out, at, dim, values, starts, np.uint64(0), listed)
         members = offsets[bag + 1] - offsets[bag]
         if members > 1 and pooling[bag % pooling.size] == POOL_MEAN:
             scale = np.float32(1) / np.float32(members)

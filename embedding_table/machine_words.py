@@ -15,9 +15,19 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-__all__ = ["add_row", "add_scaled_row", "copy_row", "fill_row", "prefetch", "sum_of_squares", "weighted_sum_of_rows"]
+__all__ = [
+    "add_row",
+    "add_rows",
+    "add_scaled_row",
+    "copy_row",
+    "fill_row",
+    "prefetch",
+    "sum_of_squares",
+    "weighted_sum_of_rows",
+]
 
 _LANES = 16
+_POOLED_LANES = 64  # as many sums as the machine's registers hold
 _PREFETCH = "llvm.prefetch.p0"
 _READ, _KEEP_IN_ALL_LEVELS, _DATA_CACHE = 0, 3, 1
 _FAST = ("reassoc", "contract", "nsz", "arcp")
@@ -47,16 +57,16 @@ class _Row:
         self._builder.store(vector, self._pointer(element, lanes), align=4)
 
 
-def _in_vectors(builder: Any, width: Any, emit: Callable[[Any, int], None]) -> None:
-    """Generates `emit(element, lanes)` for the vectors that make up `width` elements."""
+def _in_vectors(builder: Any, width: Any, emit: Callable[[Any, int], None], widest: int = _LANES) -> None:
+    """Generates `emit(element, lanes)` for the vectors that make up `width` elements, none longer than `widest`."""
     integer = width.type
-    whole = builder.and_(width, integer(-_LANES))
+    whole = builder.and_(width, integer(-widest))
     with builder.if_then(builder.icmp_signed("!=", whole, integer(0)), likely=True):
-        emit(integer(0), _LANES)  # apart from the loop, which LLVM unrolls at a cost to rows of one vector
-        with cgutils.for_range_slice(builder, integer(_LANES), whole, integer(_LANES), integer) as (element, _):
-            emit(element, _LANES)
+        emit(integer(0), widest)  # apart from the loop, which LLVM unrolls at a cost to rows of one vector
+        with cgutils.for_range_slice(builder, integer(widest), whole, integer(widest), integer) as (element, _):
+            emit(element, widest)
     with builder.if_then(builder.icmp_signed("!=", whole, width), likely=False):
-        lanes = _LANES // 2
+        lanes = widest // 2
         while lanes:
             present = builder.icmp_signed("!=", builder.and_(width, integer(lanes)), integer(0))
             with builder.if_then(present):
@@ -196,6 +206,33 @@ def sum_of_squares(typing_context: Any, source: Any, start: Any, width: Any) -> 
         return builder.fadd(_sum_lanes(builder, _LANES, builder.load(lanes_sum)), builder.load(rest_sum))
 
     return types.float32(source, types.uint64, types.uint64), generate
+
+
+@_machine_code
+def add_rows(
+    typing_context: Any, target: Any, at: Any, width: Any, source: Any, starts: Any, begin: Any, end: Any
+) -> Any:
+    """target[at : at + width] += sum over k in begin .. end of source[starts[k] : starts[k] + width], starts u64."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        target_row = _Row(context, builder, signature.args[0], *arguments[:2])
+        source_row = _Row(context, builder, signature.args[3], arguments[3], arguments[5].type(0))
+        width, begin, end = arguments[2], arguments[5], arguments[6]
+        positions = context.make_array(signature.args[4])(context, builder, arguments[4]).data
+
+        def emit(element: Any, lanes: int) -> None:
+            total = _variable(builder, ir.VectorType(ir.FloatType(), lanes))
+            builder.store(target_row.load(element, lanes), total)
+            with cgutils.for_range_slice(builder, begin, end, begin.type(1), begin.type) as (k, _):
+                start = builder.load(builder.gep(positions, [k]))
+                values = source_row.load(builder.add(start, element), lanes)
+                builder.store(builder.fadd(builder.load(total), values), total)
+            target_row.store(element, lanes, builder.load(total))
+
+        _in_vectors(builder, width, emit, _POOLED_LANES)
+        return context.get_dummy_value()
+
+    return types.void(target, types.uint64, types.uint64, source, starts, types.uint64, types.uint64), generate
 
 
 @_machine_code

@@ -24,10 +24,10 @@ from embedding_table.row_layout import (
 from embedding_table.update_scratch import UpdateScratch
 from model_contract.compiled import fast_kernel
 
-__all__ = ["LINE_FLOATS", "POOL_MEAN", "PREFETCH_AHEAD", "train_rows"]
+__all__ = ["POOL_MEAN", "PREFETCH_AHEAD", "train_rows"]
 
-PREFETCH_AHEAD = np.uint64(16)
-LINE_FLOATS = np.uint64(16)  # float32 values of a cache line
+PREFETCH_AHEAD = np.uint64(32)  # lookups; to read a row its first line is enough, the machine fetches on by itself
+_LINE_FLOATS = np.uint64(16)
 POOL_MEAN = 1  # pooling code; 0 is the sum
 _ONE = np.uint64(1)
 
@@ -56,10 +56,8 @@ def train_rows(
         if number + PREFETCH_AHEAD < last:
             ahead = rows[number + PREFETCH_AHEAD]
             width = np.uint64(slab_width[slab_of(ahead)])
-            start = value_offset(ahead, width)
-            prefetch(values, start)
-            for column in range(LINE_FLOATS, width, LINE_FLOATS):
-                prefetch(values, start + column)
+            for column in range(np.uint64(0), width, _LINE_FLOATS):
+                prefetch(values, value_offset(ahead, width) + column)
         handle = rows[number]
         total = (number - first) * dim
         width = np.uint64(slab_width[slab_of(handle)])

@@ -40,7 +40,6 @@ __all__ = [
 ]
 
 _AHEAD = 16
-_LINE_FLOATS = 16
 _VALUE_BITS = np.uint32(0x7FFFFFFF)
 
 
@@ -186,9 +185,7 @@ def copy_out(
         if k + _AHEAD < handles.size:
             ahead = handles[k + _AHEAD]
             prefetch(words, state_offset(ahead, state_words))
-            start = value_offset(ahead, width)
-            for column in range(0, width, _LINE_FLOATS):
-                prefetch(values, start + np.uint64(column))
+            prefetch(values, value_offset(ahead, width))
         start = value_offset(handles[k], width)
         copy_row(rows, k * width, values, start, width)
         state = state_offset(handles[k], state_words)

@@ -5,6 +5,7 @@ import pytest
 
 from embedding_table.machine_words import (
     add_row,
+    add_rows,
     add_scaled_row,
     copy_row,
     fill_row,
@@ -45,6 +46,11 @@ def _squares(source: np.ndarray, start: int, width: int) -> np.float32:
 @kernel
 def _weighted(target: np.ndarray, width: int, source: np.ndarray, rows: np.ndarray, weights: np.ndarray) -> None:
     weighted_sum_of_rows(target, 1, width, source, rows, weights, 1, rows.size)
+
+
+@kernel
+def _add_rows(target: np.ndarray, width: int, source: np.ndarray, starts: np.ndarray) -> None:
+    add_rows(target, 1, width, source, starts, 1, starts.size)
 
 
 @kernel
@@ -93,6 +99,20 @@ def test_weighted_sum_of_rows(width: int) -> None:
     expected = (weights[1:, None].astype(np.float64) * source[rows[1:]]).sum(axis=0)
     np.testing.assert_allclose(target[1:-1], expected, rtol=1e-5, atol=1e-6)
     assert target[0] == target[-1] == 5
+
+
+@pytest.mark.parametrize("width", [*WIDTHS, 128, 130])
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_add_rows(width: int, count: int) -> None:
+    rng = np.random.default_rng(width)
+    source = rng.standard_normal(500).astype(np.float32)
+    starts = rng.integers(0, 500 - width, count).astype(np.uint64)
+    target = rng.standard_normal(width + 2).astype(np.float32)
+    expected = target.copy()
+    for start in starts[1:].tolist():
+        expected[1:-1] += source[start : start + width]
+    _add_rows(target, width, source, starts)
+    np.testing.assert_array_equal(target, expected)
 
 
 @pytest.mark.parametrize("position", [0, -(1 << 40), 1 << 40])
