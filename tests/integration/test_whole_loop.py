@@ -45,9 +45,10 @@ class Loop:
     watch: LoopWatch
 
     def produce(self, values: list[bytes | None], partitions: int = 4) -> None:
-        producer = KafkaProducer(bootstrap_servers=self.bootstrap)
+        producer = KafkaProducer(bootstrap_servers=self.bootstrap, max_request_size=4 << 20)
         for number, value in enumerate(values):
-            producer.send(self.topic, value, partition=number % partitions)
+            key = b"deleted" if value is None else None  # the client refuses to send nothing at all
+            producer.send(self.topic, value, key=key, partition=number % partitions)
         producer.flush()
         producer.close()
 
@@ -164,7 +165,7 @@ POISON: list[tuple[bytes | None, str]] = [
     (sample("u", "a", 2), "bad_label"),
     (b'{"sparse": {"user": 1}}', "bad_label"),
     (b'{"label": 1, "weight": NaN, "sparse": {"user": 1}}', "not_json"),
-    (b'{"label": 1, "weight": 1e999, "sparse": {"user": 1}}', "out_of_range"),
+    (b'{"label": 1, "weight": 1e999, "sparse": {"user": 1}}', "not_finite"),
     (b'{"label": 1, "sparse": {"stranger": 1}}', "unknown_slot"),
     (b'{"label": 1, "colour": "red", "sparse": {}}', "unknown_field"),
     (b'{"label": 1, "sparse": {"user": "' + b"x" * (1 << 20) + b'"}}', "too_large"),
