@@ -164,7 +164,7 @@ POISON: list[tuple[bytes | None, str]] = [
     (sample(1.5, "a"), "wrong_type"),
     (sample("u", "a", 2), "bad_label"),
     (b'{"sparse": {"user": 1}}', "bad_label"),
-    (b'{"label": 1, "weight": NaN, "sparse": {"user": 1}}', "not_json"),
+    (b'{"label": 1, "weight": NaN, "sparse": {"user": 1}}', "not_finite"),
     (b'{"label": 1, "weight": 1e999, "sparse": {"user": 1}}', "not_finite"),
     (b'{"label": 1, "sparse": {"stranger": 1}}', "unknown_slot"),
     (b'{"label": 1, "colour": "red", "sparse": {}}', "unknown_field"),
