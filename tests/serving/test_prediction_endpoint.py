@@ -206,7 +206,7 @@ def test_a_client_that_hangs_up_disturbs_nobody(server: Any) -> None:
     assert running.predict([model.instance()])["probabilities"]
 
 
-def test_each_answer_under_load_is_exactly_one_version(server: Any) -> None:
+def test_each_answer_under_load_is_exactly_one_version(kit: Any, server: Any) -> None:
     """Clients ask without pause for small and large batches while 40 increments land."""
     running, model = server
     instances = [model.instance() for _ in range(60)]
@@ -238,12 +238,12 @@ def test_each_answer_under_load_is_exactly_one_version(server: Any) -> None:
     try:
         for number, increment in enumerate(data):
             assert running.parts.intake.take(f"increment {number + 1}-0", increment) is Outcome.APPLIED
-            threading.Event().wait(0.01)
+            kit.eventually(lambda name=f"first-{number + 1}": name in seen, "somebody is answered from it")
     finally:
         done.set()
         for thread in threads:
             thread.join()
 
     assert wrong == []
-    assert len(seen) > 10
+    assert seen.keys() >= truth.keys() - {"first-0"}
     assert all(np.abs(a - b).max() > 1e-3 for a, b in itertools.pairwise(truth.values())), "versions look alike"
