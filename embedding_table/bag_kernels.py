@@ -10,10 +10,11 @@ they belong, the others read as zero, and only its own columns' gradient is used
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_table.gradient_sums import sum_of_bags, sum_of_single_lookups
 from embedding_table.hash_index import ABSENT
-from embedding_table.machine_words import add_rows, add_scaled_row, copy_row, fill_row, prefetch
+from embedding_table.machine_words import add_rows, copy_row, fill_row, prefetch
 from embedding_table.row_adagrad import POOL_MEAN, PREFETCH_AHEAD, train_rows
-from embedding_table.row_layout import ACCUMULATOR, TableViews, slab_of, state_offset, value_offset
+from embedding_table.row_layout import TableViews, slab_of, value_offset
 from embedding_table.slot_update import update_share
 from embedding_table.update_scratch import UpdateScratch, new_scratch
 from model_contract.compiled import fast_kernel, kernel
@@ -148,63 +149,6 @@ def gather_bags(
 
 
 @fast_kernel
-def _sum_gradients(
-    views: TableViews,
-    handles: NDArray[np.uint32],
-    offsets: NDArray[np.int64],
-    pooling: NDArray[np.int8],
-    lo_bag: int,
-    hi_bag: int,
-    grad: NDArray[np.float32],
-    dim: np.uint64,
-    scratch: UpdateScratch,
-) -> np.uint64:
-    """Numbers the rows in order of first appearance and sums each one's gradient; answers how many.
-
-    A row's accumulator word holds its number meanwhile; a word that holds anything else, even a number left by
-    chance, does not point back to the row. No table of its own, no clearing.
-    """
-    values, words, state_words = views.values, views.words, np.uint64(views.state_words)
-    listed, counts, accumulators, totals = scratch.row, scratch.lookups, scratch.accumulator, scratch.gradient
-    slots = pooling.size
-    slot = lo_bag % slots - 1
-    lookup_end = np.uint64(offsets[hi_bag])
-    bag_end = np.uint64(offsets[lo_bag])
-    next_bag = np.uint64(lo_bag)
-    start = np.uint64(0)
-    scale = np.float32(1)
-    rows = np.uint64(0)
-    for lookup in range(bag_end, lookup_end):  # one flat loop: a loop per bag costs more than its one member
-        while lookup == bag_end:
-            start = (next_bag - np.uint64(lo_bag)) * dim
-            next_bag += _ONE
-            bag_end = np.uint64(offsets[next_bag])
-            slot = slot + 1 if slot + 1 < slots else 0
-            scale = np.float32(1)
-            if pooling[slot] == POOL_MEAN and bag_end > lookup + _ONE:
-                scale /= np.float32(bag_end - lookup)
-        if lookup + PREFETCH_AHEAD < lookup_end:
-            prefetch(words, state_offset(handles[lookup + PREFETCH_AHEAD], state_words))
-        handle = handles[lookup]
-        if handle == ABSENT:
-            continue
-        at = state_offset(handle, state_words) + ACCUMULATOR
-        number = np.uint64(words[at])
-        if number < rows and listed[number] == handle:
-            counts[number] += 1
-        else:
-            number = rows
-            rows += _ONE
-            listed[number] = handle
-            accumulators[number] = values[at]
-            words[at] = np.uint32(number)
-            counts[number] = 1
-            fill_row(totals, number * dim, dim, np.float32(0))
-        add_scaled_row(totals, number * dim, grad, start, dim, scale)
-    return rows
-
-
-@fast_kernel
 def update_bags(
     views: TableViews,
     handles: NDArray[np.uint32],
@@ -240,8 +184,13 @@ def update_bags(
     dim = np.uint64(grad.shape[1])
     rate, tiny = np.float32(lr), np.float32(eps)
     length = views.dirty_length[0]
-    if np.uint64(offsets[hi_bag] - offsets[lo_bag]) * dim <= np.uint64(scratch.gradient.size):
-        rows = _sum_gradients(views, handles, offsets, pooling, lo_bag, hi_bag, flat, dim, scratch)
+    lookups = np.uint64(offsets[hi_bag] - offsets[lo_bag])
+    if lookups * dim <= np.uint64(scratch.gradient.size):
+        lo, hi = np.uint64(lo_bag), np.uint64(hi_bag)
+        if _one_member_each(offsets, lo_bag, hi_bag):
+            rows = sum_of_single_lookups(views, handles, np.uint64(offsets[lo]), lookups, flat, dim, scratch)
+        else:
+            rows = sum_of_bags(views, handles, offsets, pooling, lo, hi, flat, dim, scratch)
         length = train_rows(views, dim, rate, tiny, now_s, np.uint64(0), rows, scratch, views.dirty, length)
     else:
         length = update_share(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from embedding_table.change_lists import ChangeLists
 from embedding_table.hash_index import BYTES_PER_ID, HashIndex
 from embedding_table.row_arena import RowArena
-from embedding_table.table_rows import TableMemory
+from embedding_table.table_rows import BlockUse, TableMemory
 
 __all__ = ["BORN_BYTES", "RowBudget"]
 
@@ -46,6 +46,19 @@ class RowBudget:
             slabs = -(-self._arena.block_rows(block) // self._arena.rows_per_slab(block))
             packed += slabs * self._arena.slab_cost_bytes(block)
         return TableMemory(self._arena.rows, packed, self._index.bytes_used + self._changes.bytes_used)
+
+    def block_uses(self, bands: int) -> tuple[BlockUse, ...]:
+        """Rows and bytes of every block, numbered slot by slot with `bands` to each."""
+        return tuple(
+            BlockUse(
+                slot=block // bands,
+                band=block % bands,
+                width=self._arena.width(block),
+                rows=self._arena.block_rows(block),
+                bytes_used=self._arena.slab_count(block) * self._arena.slab_cost_bytes(block),
+            )
+            for block in range(self._arena.block_count)
+        )
 
     def allocate(self, block: int, count: int, listed_bytes: int = 0, promised_bytes: int = 0) -> NDArray[np.uint32]:
         """Rows within the budget, each of which takes `listed_bytes` in a list as well."""

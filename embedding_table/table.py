@@ -54,6 +54,9 @@ class EmbeddingTable:
         columns: active columns u16 (d,) of each block, slot by slot and band by band inside; None for all D.
         threads: cores to use for large batches; None for all there are.
 
+    Attributes:
+        missing_handles: u32 (F,), handles of the missing rows. `restore_rows` replaces the array.
+
     Raises:
         BudgetTooSmall: the budget does not hold the missing rows.
         BadRows: columns out of order or range.
@@ -116,16 +119,7 @@ class EmbeddingTable:
     def block_uses(self) -> tuple[BlockUse, ...]:
         """Rows and bytes of every block, by slot and band."""
         with self._lock:
-            return tuple(
-                BlockUse(
-                    slot=block // self.bands,
-                    band=block % self.bands,
-                    width=self._arena.width(block),
-                    rows=self._arena.block_rows(block),
-                    bytes_used=self._arena.slab_count(block) * self._arena.slab_cost_bytes(block),
-                )
-                for block in self._blocks
-            )
+            return self._budget.block_uses(self.bands)
 
     def views(self) -> TableViews:
         """Arrays for kernels, valid for the table's life."""
@@ -318,7 +312,7 @@ class EmbeddingTable:
             slabs returned to the pool.
         """
         with self._lock:
-            pinned_slabs = set((self.missing_handles >> np.uint32(ROW_BITS)).tolist())
+            pinned_slabs = set((self.missing_handles >> ROW_BITS).tolist())
             listed = self._changes.live_handles()
             for block in self._blocks:
                 old, new = self._arena.compact(block, pinned_slabs, max_rows)
