@@ -90,6 +90,12 @@ def test_a_fresh_network_passes_the_dots_on(top: tuple[int, ...], dense: int) ->
     assert abs(np.mean(excess)) < 4 * np.std(excess) / np.sqrt(len(excess)) + 1e-6
 
 
+def test_many_pairs_share_the_gain_of_few() -> None:
+    few, many = DenseLayout(schema(slots=9)), DenseLayout(schema(slots=27))
+    assert few.initial(0)[few.top[-1].weight_offset] == pytest.approx(1.5)
+    assert many.initial(0)[many.top[-1].weight_offset] == pytest.approx(1.5 * 36 / 351)
+
+
 def test_a_seed_names_its_start() -> None:
     layout = DenseLayout(schema())
     assert np.array_equal(layout.initial(3), layout.initial(3))

@@ -13,8 +13,8 @@ from stream_trainer.recipe import Recipe
         ("sparse_rate", -0.1),
         ("dense_rate", float("nan")),
         ("init_scale", float("inf")),
-        ("sparse_decay", 0.0),
-        ("sparse_decay", 1.01),
+        ("sparse_eps", 0.0),
+        ("dense_eps", 0.0),
     ],
 )
 def test_refuses(name: str, value: float) -> None:
