@@ -164,7 +164,7 @@ class Intake:
             level = logging.DEBUG if self._refused_since else logging.WARNING  # what follows a gap is no news
             _log.log(level, "%s refused: %s: %s", source, reason, detail)
             self._refused_since.add((source, reason))
-            self._feed_log.refused(Refusal(self._now_ms(), reason, detail, source))
+            self._feed_log.refused(Refusal(self._now_ms(), str(reason), detail, source))
         return Outcome.REFUSED
 
     def _apply(self, increment: Increment) -> ModelVersion:

@@ -31,10 +31,14 @@ def test_model_and_metrics_tell_of_an_increment(kit: Any, server: Any) -> None:
     store.put_base(model.base())
     store.add(model.step())
     kit.eventually(lambda: running.sequence() == 1, "the increment")
+    rows = len(model.rows)
+    model.step()
+    store.add(model.step())
+    kit.eventually(lambda: "gap" in running.http.get("/model").json()["feed"]["refused"], "the gap is told")
     report = running.http.get("/model").json()
     page = running.http.get("/metrics")
 
-    assert (report["version"], report["rows"]) == ("first-1", len(model.rows))
+    assert (report["version"], report["rows"]) == ("first-1", rows)
     assert report["freshness"]["overall"]["samples"] == 4
     assert page.headers["content-type"].startswith("text/plain; version=")
     assert "dimflow_serving_model_sequence 1.0" in page.text
