@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedding_table.bag_kernels import update_bags
+from embedding_table.kernel_arrays import kernel_array
 from embedding_table.row_layout import TableViews
 from embedding_table.slot_update import update_share
 from embedding_table.thread_parts import in_parts
@@ -42,6 +43,8 @@ class BagUpdater:
         now_s: int,
     ) -> None:
         """As `update_bags` on all bags, grad f32 (B*F, D)."""
+        handles, offsets, pooling = kernel_array(handles), kernel_array(offsets), kernel_array(pooling)
+        grad = kernel_array(grad)
         bags, dim = grad.shape
         if handles.size * dim < _PARALLEL_FLOATS or self._threads == 1:
             self._reserve(1, handles.size, dim)

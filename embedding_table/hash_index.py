@@ -15,6 +15,7 @@ Calls must not overlap in time when one of them inserts or erases: the owner hol
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_table.kernel_arrays import kernel_array
 from embedding_table.machine_words import prefetch
 from model_contract.compiled import kernel
 
@@ -193,25 +194,25 @@ class HashIndex:
     def find(self, ids: NDArray[np.uint64]) -> NDArray[np.uint32]:
         """Handles (n,) u32 of `ids` (n,) u64, ABSENT where an id is not in the index."""
         out = np.empty(ids.size, np.uint32)
-        _find(self._entries, ids, out)
+        self.find_into(ids, out)
         return out
 
     def find_into(self, ids: NDArray[np.uint64], out: NDArray[np.uint32]) -> None:
         """As `find`, into `out` (n,) u32; several threads may each find a part."""
-        _find(self._entries, ids, out)
+        _find(self._entries, kernel_array(ids), out)
 
     def insert(self, ids: NDArray[np.uint64], handles: NDArray[np.uint32]) -> int:
         """Sets each of `ids` (n,) u64 to its handle (n,) u32, never ABSENT; answers how many ids were new."""
         capacity = self._capacity_for(self._length + ids.size)
         if capacity * 3 != self._entries.size:
             self._resize(capacity)
-        added = int(_insert(self._entries, ids, handles))
+        added = int(_insert(self._entries, kernel_array(ids), handles))
         self._length += added
         return added
 
     def erase(self, ids: NDArray[np.uint64]) -> int:
         """Removes `ids` (n,) u64; those not in the index are passed over. Answers how many were removed."""
-        removed = int(_erase(self._entries, ids))
+        removed = int(_erase(self._entries, kernel_array(ids)))
         self._length -= removed
         return removed
 

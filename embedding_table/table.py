@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedding_table import trained_rows
-from embedding_table.bag_kernels import gather_bags
+from embedding_table.bag_gather import gather_batch
 from embedding_table.bag_update import BagUpdater
 from embedding_table.change_lists import ChangeLists
 from embedding_table.errors import BadLookups, BudgetTooSmall, PinnedRow
@@ -33,7 +33,6 @@ from embedding_table.thread_parts import available_threads, in_parts
 __all__ = ["ABSENT", "EmbeddingTable", "LiveRows", "RowsOfBlock", "TableChanges"]
 
 _PARALLEL_IDS = 1 << 17
-_PARALLEL_FLOATS = 1 << 21
 
 Ids = NDArray[np.uint64]
 Handles = NDArray[np.uint32]
@@ -211,17 +210,7 @@ class EmbeddingTable:
             BadLookups: shapes disagree.
         """
         bags = self._check_bags(handles, offsets, pooling_codes, out)
-        flat = out.reshape(bags, self.dim)
-        views = self._arena.views()
-        parts = self._threads if handles.size * self.dim >= _PARALLEL_FLOATS else 1
-        borders = np.searchsorted(offsets, np.linspace(0, handles.size, parts + 1)[1:-1])
-        borders = np.concatenate([np.zeros(1, np.int64), np.minimum(borders, bags), np.array([bags])])
-
-        def gather_part(part: int) -> None:
-            lo, hi = int(borders[part]), int(borders[part + 1])
-            gather_bags(views, handles, offsets, pooling_codes, lo, hi, flat[lo:hi])
-
-        in_parts(gather_part, parts)
+        gather_batch(self.views(), self._threads, handles, offsets, pooling_codes, out.reshape(bags, self.dim))
 
     def update(
         self,
