@@ -64,3 +64,32 @@ def test_marks_follow_rows_that_are_moved(twins: Callable) -> None:
     assert table.take_changes().rows == 0
     _train(table, kept)
     assert table.take_changes().rows == kept.size
+
+
+def test_a_marked_row_that_is_restored_stays_listed_once(twins: Callable) -> None:
+    table, _ = twins(1, 4)
+    ids = np.array([10, 11], np.uint64)
+    table.insert(ids, np.zeros(2, np.int32), 0)
+    rows = table.all_rows()
+    table.take_changes()
+    _train(table, ids)
+    table.restore_rows(rows)
+    _train(table, ids)
+    assert sorted(table.take_changes().blocks[0].ids.tolist()) == [10, 11]
+    table.restore_rows(rows)
+    assert table.take_changes().rows == 0
+
+
+def test_births_in_a_slab_that_held_wider_rows_are_listed() -> None:
+    """Where a wide row had its values, a narrow one has its state, the dirty bit among it."""
+    missing = np.array([1, 2], np.uint64)
+    columns = [np.arange(32, dtype=np.uint16), np.arange(1, dtype=np.uint16)]
+    table = EmbeddingTable(2, 32, 2 << 20, 3, 0.1, 0.1, missing, columns=columns)
+    wide = np.arange(10, 20_000, dtype=np.uint64)
+    handles = table.insert(wide, np.zeros(wide.size, np.int32), 0)
+    assert (handles == ABSENT).any()
+    table.erase(handles)
+    table.take_changes()
+    narrow = np.arange(10**6, 10**6 + 20_000, dtype=np.uint64)
+    assert (table.insert(narrow, np.ones(narrow.size, np.int32), 0) != ABSENT).all()
+    assert sorted(table.take_changes().blocks[0].ids.tolist()) == narrow.tolist()
