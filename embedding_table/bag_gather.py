@@ -14,7 +14,7 @@ from embedding_table.thread_parts import in_parts
 
 __all__ = ["gather_batch"]
 
-_PARALLEL_FLOATS = 1 << 21
+_PARALLEL_FLOATS = 1 << 20
 
 
 def gather_batch(

@@ -15,7 +15,7 @@ from embedding_table.update_scratch import UpdateScratch, new_scratch
 
 __all__ = ["BagUpdater"]
 
-_PARALLEL_FLOATS = 1 << 21
+_PARALLEL_FLOATS = 1 << 20
 
 
 class BagUpdater:
