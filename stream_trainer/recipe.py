@@ -28,11 +28,11 @@ class Recipe:
     """
 
     batch_size: int = 128
-    init_scale: float = 0.07
+    init_scale: float = 0.05
     sparse_rate: float = 0.1
     sparse_initial_accumulator: float = 0.1
     sparse_eps: float = 1e-8
-    dense_rate: float = 0.02
+    dense_rate: float = 0.015
     dense_initial_accumulator: float = 0.0
     dense_eps: float = 1e-8
 
