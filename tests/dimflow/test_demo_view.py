@@ -6,7 +6,7 @@ from dimflow.demo_view import DemoMoment, draw, terminal
 
 
 def text_of(moment: DemoMoment, width: int = 110) -> str:
-    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))
     with console.file:
         console.print(draw(moment))
     return console.export_text()
