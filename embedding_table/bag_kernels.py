@@ -161,6 +161,7 @@ def update_bags(
     eps: float,
     now_s: int,
     scratch: UpdateScratch,
+    decay: float = 1.0,
 ) -> None:
     """One step of row-wise Adagrad on every row of bags lo_bag .. hi_bag, its gradient summed over all its lookups.
 
@@ -179,10 +180,11 @@ def update_bags(
         eps: added to the root of the accumulator.
         now_s: seconds since epoch.
         scratch: for as many lookups as the range holds.
+        decay: what is left of a row's accumulator before this gradient is added; 1 forgets nothing.
     """
     flat = grad.reshape(-1)
     dim = np.uint64(grad.shape[1])
-    rate, tiny = np.float32(lr), np.float32(eps)
+    rate, tiny, left = np.float32(lr), np.float32(eps), np.float32(decay)
     length = views.dirty_length[0]
     lookups = np.uint64(offsets[hi_bag] - offsets[lo_bag])
     if lookups * dim <= np.uint64(scratch.gradient.size):
@@ -191,7 +193,7 @@ def update_bags(
             rows = sum_of_single_lookups(views, handles, np.uint64(offsets[lo]), lookups, flat, dim, scratch)
         else:
             rows = sum_of_bags(views, handles, offsets, pooling, lo, hi, flat, dim, scratch)
-        length = train_rows(views, dim, rate, tiny, now_s, np.uint64(0), rows, scratch, views.dirty, length)
+        length = train_rows(views, dim, rate, tiny, left, now_s, np.uint64(0), rows, scratch, views.dirty, length)
     else:
         length = update_share(
             views,
@@ -204,6 +206,7 @@ def update_bags(
             dim,
             rate,
             tiny,
+            left,
             now_s,
             0,
             1,

@@ -41,6 +41,7 @@ class BagUpdater:
         lr: float,
         eps: float,
         now_s: int,
+        decay: float = 1.0,
     ) -> None:
         """As `update_bags` on all bags, grad f32 (B*F, D)."""
         handles, offsets, pooling = kernel_array(handles), kernel_array(offsets), kernel_array(pooling)
@@ -48,11 +49,13 @@ class BagUpdater:
         bags, dim = grad.shape
         if handles.size * dim < _PARALLEL_FLOATS or self._threads == 1:
             self._reserve(1, handles.size, dim)
-            update_bags(self._views, handles, offsets, pooling, 0, bags, grad, lr, eps, now_s, self._scratches[0])
+            update_bags(
+                self._views, handles, offsets, pooling, 0, bags, grad, lr, eps, now_s, self._scratches[0], decay
+            )
             return
         parts = self._threads
         self._reserve(parts, handles.size, dim)
-        rate, tiny, flat = np.float32(lr), np.float32(eps), grad.reshape(-1)
+        rate, tiny, left, flat = np.float32(lr), np.float32(eps), np.float32(decay), grad.reshape(-1)
         lengths = np.zeros(parts, np.int64)
 
         def update_part(part: int) -> None:
@@ -67,6 +70,7 @@ class BagUpdater:
                 np.uint64(dim),
                 rate,
                 tiny,
+                left,
                 now_s,
                 part,
                 parts,

@@ -1,7 +1,8 @@
 """Row-wise Adagrad on a list of distinct rows whose gradients are summed.
 
-Knows rows and their state; not bags, lookups or threads. m += mean_j g_j^2; w -= lr * g / (sqrt(m) + eps), j over the
-row's active columns (Duchi, Hazan, Singer 2011; one m a row as in FBGEMM's exact_rowwise_adagrad).
+Knows rows and their state; not bags, lookups or threads. m = decay * m + mean_j g_j^2; w -= lr * g / (sqrt(m) + eps),
+j over the row's active columns (Duchi, Hazan, Singer 2011; one m a row as in FBGEMM's exact_rowwise_adagrad; with a
+decay below 1 a row that is seen often goes on learning).
 
 Invariant: a row is marked dirty and listed once; its count, last use and accumulator are right when this is done.
 While rows are being numbered, a row's accumulator word holds its number instead and the scratch holds the accumulator.
@@ -38,6 +39,7 @@ def train_rows(
     dim: np.uint64,
     rate: np.float32,
     tiny: np.float32,
+    left: np.float32,
     now_s: int,
     first: np.uint64,
     last: np.uint64,
@@ -66,7 +68,7 @@ def train_rows(
             for column in range(width):  # columns ascend, so none is overwritten before it is read
                 totals[total + column] = totals[total + np.uint64(block_columns[block, column])]
         squares = sum_of_squares(totals, total, width)
-        accumulator = accumulators[number] + squares / np.float32(width if width else _ONE)
+        accumulator = left * accumulators[number] + squares / np.float32(width if width else _ONE)
         step = rate / (np.sqrt(accumulator) + tiny)
         add_scaled_row(values, value_offset(handle, width), totals, total, width, -step)
         state = state_offset(handle, state_words)

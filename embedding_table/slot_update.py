@@ -109,6 +109,7 @@ def update_share(
     dim: np.uint64,
     rate: np.float32,
     tiny: np.float32,
+    left: np.float32,
     now_s: int,
     part: int,
     parts: int,
@@ -129,6 +130,7 @@ def update_share(
         dim: D.
         rate: learning rate.
         tiny: added to the root of the accumulator.
+        left: what is left of the accumulator before this gradient is added.
         now_s: seconds since epoch.
         part: number of this share.
         parts: how many there are.
@@ -156,6 +158,6 @@ def update_share(
                 end = np.uint64(ends[number])
                 weighted_sum_of_rows(totals, (number - first) * dim, dim, grad, bags, scales, begin, end)
                 begin = end
-            dirty_length = train_rows(views, dim, rate, tiny, now_s, first, last, scratch, dirty, dirty_length)
+            dirty_length = train_rows(views, dim, rate, tiny, left, now_s, first, last, scratch, dirty, dirty_length)
             first = last
     return dirty_length

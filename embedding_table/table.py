@@ -221,6 +221,7 @@ class EmbeddingTable:
         lr: float,
         eps: float,
         now_s: int,
+        decay: float = 1.0,
     ) -> None:
         """One step of row-wise Adagrad on every row looked up; see `bag_kernels.update_bags`.
 
@@ -232,12 +233,13 @@ class EmbeddingTable:
             lr: learning rate.
             eps: added to the root of the accumulator.
             now_s: seconds since epoch, written as last seen.
+            decay: what is left of a row's accumulator before this gradient is added; 1 forgets nothing.
 
         Raises:
             BadLookups: shapes disagree.
         """
         bags = self._check_bags(handles, offsets, pooling_codes, grad)
-        self._updater.update(handles, offsets, pooling_codes, grad.reshape(bags, self.dim), lr, eps, now_s)
+        self._updater.update(handles, offsets, pooling_codes, grad.reshape(bags, self.dim), lr, eps, now_s, decay)
 
     def take_changes(self) -> TableChanges:
         """Copies out the rows changed since the last call and the ids erased since, and forgets both; at a cut."""

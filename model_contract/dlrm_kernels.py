@@ -11,6 +11,7 @@ Source: Naumov et al. 2019, arXiv 1906.00091, section 2; matrix products are BLA
 from typing import NamedTuple
 
 import numpy as np
+
 # numba's np.dot calls this BLAS; loaded here, so that whoever limits BLAS threads after this import limits this one too
 import scipy.linalg.cython_blas  # noqa: F401
 from numpy.typing import NDArray

@@ -69,8 +69,8 @@ class AutogradStep:
             logits[lo:hi] = self._learn_dense(rows, batch, lo, hi)
             grad = rows.grad
             if grad is not None:
-                rate, eps = self._recipe.sparse_rate, self._recipe.sparse_eps
-                table.update(handles, offsets, self._pooling, grad.numpy(), rate, eps, now_s)
+                rate, eps, decay = self._recipe.sparse_rate, self._recipe.sparse_eps, self._recipe.sparse_decay
+                table.update(handles, offsets, self._pooling, grad.numpy(), rate, eps, now_s, decay)
         return logits
 
     def state(self) -> dict[str, NDArray[np.generic]]:

@@ -38,6 +38,7 @@ class _Rates(NamedTuple):
 
     sparse: float
     sparse_eps: float
+    sparse_decay: float
     dense: float
     dense_eps: float
 
@@ -73,7 +74,20 @@ def _learn_batch(
         gradients(shape, flat, space, pooled, pooled_grad, dense[lo:hi], labels[lo:hi], weights[lo:hi], logits[lo:hi])
         adagrad(flat, accumulators, space.grad, rates.dense, rates.dense_eps)
         grad = pooled_grad.reshape(rows * slots, dim)
-        update_bags(views, handles, offsets, pooling, first, last, grad, rates.sparse, rates.sparse_eps, now_s, scratch)
+        update_bags(
+            views,
+            handles,
+            offsets,
+            pooling,
+            first,
+            last,
+            grad,
+            rates.sparse,
+            rates.sparse_eps,
+            now_s,
+            scratch,
+            rates.sparse_decay,
+        )
 
 
 class FusedStep:
@@ -89,7 +103,9 @@ class FusedStep:
     def __init__(self, schema: ModelSchema, recipe: Recipe, seed: int, threads: int | None = None) -> None:
         self._pooling = schema.pooling_codes
         self._state = DenseState(DenseLayout(schema), recipe, seed)
-        self._rates = _Rates(recipe.sparse_rate, recipe.sparse_eps, recipe.dense_rate, recipe.dense_eps)
+        self._rates = _Rates(
+            recipe.sparse_rate, recipe.sparse_eps, recipe.sparse_decay, recipe.dense_rate, recipe.dense_eps
+        )
         self._dense = DenseLearner(self._state, recipe, threads)
         rows = recipe.batch_size
         self._emb = np.empty((rows, len(schema.sparse), schema.dim), np.float32)
@@ -158,4 +174,7 @@ class FusedStep:
         emb, emb_grad = self._emb[: hi - lo], self._emb_grad[: hi - lo]
         table.gather(handles, offsets, self._pooling, emb)
         self._dense.learn(emb, batch.dense[lo:hi], batch.labels[lo:hi], batch.weights[lo:hi], logits[lo:hi], emb_grad)
-        table.update(handles, offsets, self._pooling, emb_grad, self._rates.sparse, self._rates.sparse_eps, now_s)
+        rates = self._rates
+        table.update(
+            handles, offsets, self._pooling, emb_grad, rates.sparse, rates.sparse_eps, now_s, rates.sparse_decay
+        )

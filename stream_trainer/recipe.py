@@ -21,6 +21,8 @@ class Recipe:
         init_scale: a new row's values are uniform in [-init_scale, init_scale).
         sparse_rate: learning rate of rows (row-wise Adagrad).
         sparse_initial_accumulator: where a new row's accumulator starts: damps what its first samples teach.
+        sparse_decay: what is left of a row's accumulator at its next update: below 1, a row that is seen often keeps
+            learning; 1 is plain Adagrad.
         sparse_eps: added to the root of a row's accumulator.
         dense_rate: learning rate of the dense parameters (Adagrad).
         dense_initial_accumulator: where their accumulators start.
@@ -31,6 +33,7 @@ class Recipe:
     init_scale: float = 0.05
     sparse_rate: float = 0.1
     sparse_initial_accumulator: float = 0.1
+    sparse_decay: float = 0.995
     sparse_eps: float = 1e-8
     dense_rate: float = 0.015
     dense_initial_accumulator: float = 0.0
@@ -50,3 +53,6 @@ class Recipe:
             if getattr(self, name) == 0:
                 detail = f"{name} is 0, expected above 0: what never had a gradient would be divided by zero"
                 raise RecipeError(detail)
+        if not 0 < self.sparse_decay <= 1:
+            detail = f"sparse_decay is {self.sparse_decay}, expected above 0 and at most 1"
+            raise RecipeError(detail)

@@ -22,7 +22,7 @@ def test_a_model_file(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert found["name"] == "globo"
     assert [slot["name"] for slot in found["sparse"]][:2] == ["user", "article"]
-    assert found["dense_parameters"]["top.0.weight"] == [256, 36]
+    assert found["dense_parameters"]["top.0.weight"] == [128, 36]
 
 
 def test_a_state_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

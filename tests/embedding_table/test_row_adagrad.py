@@ -35,13 +35,13 @@ def test_a_step_by_its_definition(columns: list[int]) -> None:
     scratch.accumulator[:] = 0.5
     scratch.gradient[: 20 * 8] = gradient.reshape(-1)
     dirty = np.zeros(30, np.uint32)
-    rate, tiny = np.float32(0.1), np.float32(1e-3)
-    length = train_rows(views, np.uint64(8), rate, tiny, 77, np.uint64(5), np.uint64(25), scratch, dirty, 2)
+    rate, tiny, left = np.float32(0.1), np.float32(1e-3), np.float32(0.75)
+    length = train_rows(views, np.uint64(8), rate, tiny, left, 77, np.uint64(5), np.uint64(25), scratch, dirty, 2)
     assert length == 2 + 15
     np.testing.assert_array_equal(dirty[2:length], handles[10:25])
     for k in range(5, 25):
         g = gradient[k - 5][columns].astype(np.float64)
-        m = 0.5 + (float((g * g).mean()) if columns else 0.0)
+        m = 0.75 * 0.5 + (float((g * g).mean()) if columns else 0.0)
         start = int(value_offset(handles[k], len(columns)))
         expected = values[k] - 0.1 * g / (np.sqrt(m) + 1e-3)
         np.testing.assert_allclose(views.values[start : start + len(columns)], expected, rtol=1e-5, atol=1e-6)

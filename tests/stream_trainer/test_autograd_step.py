@@ -9,7 +9,7 @@ from stream_trainer.autograd_step import AutogradStep
 from stream_trainer.recipe import Recipe
 from tests.stream_trainer.train_cases import NOW_S, make_case, schema
 
-RECIPE = Recipe(batch_size=32, init_scale=0.4, sparse_rate=0.07, dense_rate=0.03, dense_eps=1e-6)
+RECIPE = Recipe(batch_size=32, init_scale=0.4, sparse_rate=0.07, sparse_decay=0.7, dense_rate=0.03, dense_eps=1e-6)
 
 
 def test_two_micro_batches_follow_the_formulas() -> None:
@@ -36,6 +36,8 @@ def test_two_micro_batches_follow_the_formulas() -> None:
         optimizer.step()
         grad = rows.grad
         assert grad is not None
+        touched = grad.square().sum(dim=1) > 0
+        accumulators[touched] *= RECIPE.sparse_decay
         accumulators += grad.square().mean(dim=1)
         with torch.no_grad():
             rows -= 0.07 * grad / (accumulators.sqrt() + RECIPE.sparse_eps).unsqueeze(1)

@@ -14,6 +14,8 @@ from stream_trainer.recipe import Recipe
         ("dense_rate", float("nan")),
         ("init_scale", float("inf")),
         ("sparse_eps", 0.0),
+        ("sparse_decay", 0.0),
+        ("sparse_decay", 1.01),
         ("dense_eps", 0.0),
     ],
 )
