@@ -35,6 +35,12 @@ def test_the_readme_maps_every_module_once() -> None:
     assert sorted(mapped) == sorted(here)
 
 
+def test_every_file_that_a_document_names_exists() -> None:
+    for document in (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))):
+        named = re.findall(r"`((?:[\w.]+/)+[\w.]+\.(?:py|toml|md|bin|json))`", document.read_text(encoding="utf-8"))
+        assert [name for name in named if not (ROOT / name).exists()] == [], document.name
+
+
 @pytest.mark.parametrize(("cls", "prefix"), SETTINGS, ids=["trainer", "serving"])
 def test_every_setting_is_documented_with_its_default_and_help(cls: type[SettingsClass], prefix: str) -> None:
     text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
