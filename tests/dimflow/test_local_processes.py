@@ -20,7 +20,10 @@ def test_a_child_that_refuses_its_settings_is_reported_with_its_reason(tmp_path:
 
 
 def test_a_server_starts_is_killed_and_comes_back_on_its_port(tmp_path: Path, redis_server) -> None:
-    with LocalPredictor(tmp_path, model_file=packaged_model_file("teacher"), redis=redis_server.url) as server:
+    model_file = tmp_path / "model.toml"
+    text = packaged_model_file("teacher").read_text()
+    model_file.write_text(text.replace("teacher", redis_server.fresh_prefix("model")))  # nobody publishes this one
+    with LocalPredictor(tmp_path, model_file=model_file, redis=redis_server.url) as server:
         url = server.url
         assert httpx.get(f"{url}/healthz").status_code == 200
         assert httpx.get(f"{url}/readyz").status_code == 503

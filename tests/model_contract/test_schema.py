@@ -88,7 +88,7 @@ def test_model_files_of_the_package() -> None:
         ModelSchema.parse_toml((MODELS / f"{name}.toml").read_text()) for name in ("globo", "movielens", "criteo")
     )
     assert globo.slot_names == tuple("user article environment device os country region referrer hour".split())
-    assert (globo.dense, globo.dim, globo.bottom, globo.top) == ((), 16, (), (256, 64))
+    assert (globo.dense, globo.dim, globo.bottom, globo.top) == ((), 16, (), (128, 64))
     assert movielens.slot_names == tuple("user movie gender age occupation zip3 genres".split())
     assert movielens.sparse[-1] == SparseSlot("genres", "mean", True)
     assert movielens.dense == (DenseFeature("year", "standardise"),)
