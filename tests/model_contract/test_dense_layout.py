@@ -90,6 +90,21 @@ def test_a_fresh_network_passes_the_dots_on(top: tuple[int, ...], dense: int) ->
     assert abs(np.mean(excess)) < 4 * np.std(excess) / np.sqrt(len(excess)) + 1e-6
 
 
+def test_a_fresh_network_guesses_nothing() -> None:
+    """Averaged over seeds, the logit of rows that are zero is zero."""
+    model = schema(slots=3, top=(16, 8))
+    network = DenseNetwork(model)
+    nothing, no_dense = np.zeros((1, 3, 5), np.float32), np.zeros((1, 0), np.float32)
+    logits = [float(network.logits(network.layout.initial(seed), nothing, no_dense)[0]) for seed in range(300)]
+    assert abs(np.mean(logits)) < 4 * np.std(logits) / np.sqrt(len(logits))
+
+
+def test_the_first_unit_reads_the_dots_alone() -> None:
+    layout = DenseLayout(schema(dense=2, dim=5))
+    first = {tensor.name: tensor.values for tensor in layout.split(layout.initial(0))}["top.0.weight"][0]
+    assert np.array_equal(first, np.repeat(np.array([0, 1], np.float32), [5, 6]))
+
+
 def test_many_pairs_share_the_gain_of_few() -> None:
     few, many = DenseLayout(schema(slots=9)), DenseLayout(schema(slots=27))
     assert few.initial(0)[few.top[-1].weight_offset] == pytest.approx(1.5)

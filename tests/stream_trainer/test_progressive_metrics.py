@@ -50,8 +50,11 @@ def test_equals_the_exact_formulas_over_the_run() -> None:
 def test_auc_is_the_rank_statistic_to_four_digits() -> None:
     logits, labels, weights = stream(50_000, seed=2)
     weights[:] = 1
-    found = fed(ProgressiveMetrics(), (logits, labels, weights), 4096).summary()
+    found = fed(ProgressiveMetrics(window=10_000), (logits, labels, weights), 4096).summary()
     assert found["auc"] == pytest.approx(rank_auc(logits, labels), abs=2e-5)
+    held = int(found["window_samples"])
+    assert found["window_auc"] == pytest.approx(rank_auc(logits[-held:], labels[-held:]), abs=1e-4)
+    assert found["auc"] != found["window_auc"]
 
 
 def test_a_weight_counts_like_as_many_samples() -> None:
