@@ -25,6 +25,7 @@ class Preparation:
         self._schema = schema
         self._policy = policy
         self._slots = len(schema.sparse)
+        self._standardises = any(feature.transform == "standardise" for feature in schema.dense)
         self.moments = RunningMoments(len(schema.dense))
         self.refused = 0
 
@@ -43,7 +44,8 @@ class Preparation:
         if absent.size:
             handles[absent] = self._admit(batch, absent, now_s)
         if self._schema.dense:
-            self.moments.observe(batch.dense)
+            if self._standardises:
+                self.moments.observe(batch.dense)
             moments = self.moments.moments()
             dense = transform_dense(self._schema, batch.dense, moments.mean, moments.std)
         else:
