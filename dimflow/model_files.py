@@ -6,9 +6,7 @@ from pathlib import Path
 from model_contract.process_settings import SettingError
 from model_contract.schema import ModelSchema
 
-__all__ = ["packaged_model_file", "read_model_file"]
-
-_OPTION = "--model-file"
+__all__ = ["packaged_model_file", "read_model_file", "read_text"]
 
 
 def packaged_model_file(name: str) -> Path:
@@ -23,9 +21,16 @@ def read_model_file(path: Path) -> ModelSchema:
         SettingError: the file cannot be read.
         SchemaError: its content is wrong.
     """
+    return ModelSchema.parse_toml(read_text("--model-file", path))
+
+
+def read_text(option: str, path: Path) -> str:
+    """The content of a file that an option names.
+
+    Raises:
+        SettingError: the file cannot be read; it says `option`.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        expected = f"a readable TOML file ({error})"
-        raise SettingError(_OPTION, str(path), expected) from error
-    return ModelSchema.parse_toml(text)
+        raise SettingError(option, str(path), f"a readable text file ({error})") from error

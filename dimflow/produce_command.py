@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from dimflow.model_files import read_model_file, read_text
 from dimflow.sample_columns import FileColumns
 from dimflow.sample_feed import FeedPace, FeedReport, feed_samples
 from dimflow.sample_files import read_samples, schema_of_names
@@ -168,14 +169,7 @@ def _schema(args: argparse.Namespace) -> ModelSchema:
     if args.sparse or args.dense or args.multi:
         name = "--model-file"
         raise SettingError(name, str(args.model_file), "no --sparse, --dense or --multi beside it")
-    return ModelSchema.parse_toml(_text("--model-file", args.model_file))
-
-
-def _text(name: str, path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(name, str(path), f"a readable text file ({error})") from error
+    return read_model_file(args.model_file)
 
 
 def _client_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -188,7 +182,7 @@ def _client_options(args: argparse.Namespace) -> dict[str, Any]:
         if args.sasl_password_file is None:
             name = "--sasl-password-file"
             raise SettingError(name, "nothing", "the file with the password of --sasl-username")
-        password = _text("--sasl-password-file", args.sasl_password_file).strip()
+        password = read_text("--sasl-password-file", args.sasl_password_file).strip()
         options |= {
             "sasl_mechanism": "PLAIN",
             "sasl_plain_username": args.sasl_username,

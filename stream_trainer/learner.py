@@ -39,7 +39,6 @@ class LearnerCounts:
 
     samples: int = 0
     evicted_rows: int = 0
-    refused_ids: int = 0
 
 
 class Learner:
@@ -158,7 +157,7 @@ class Learner:
         self.preparation.moments.restore(_below("moments/", state.arrays))
         self.metrics.restore(_below("metrics/", state.arrays))
         samples, evicted, refused, last_decay_s = state.arrays["counts"].tolist()
-        self.counts = LearnerCounts(samples, evicted, refused)
+        self.counts = LearnerCounts(samples, evicted)
         self.preparation.refused = refused
         self._last_decay_s = last_decay_s
 
@@ -176,8 +175,7 @@ class Learner:
         return self.table.bytes_used + self.admission.memory_bytes
 
     def _arrays(self) -> Arrays:
-        self.counts.refused_ids = self.preparation.refused
-        counts = (self.counts.samples, self.counts.evicted_rows, self.counts.refused_ids, self._last_decay_s)
+        counts = (self.counts.samples, self.counts.evicted_rows, self.preparation.refused, self._last_decay_s)
         moments = self.preparation.moments.moments()
         return {
             "counts": np.array(counts, np.int64),

@@ -52,8 +52,9 @@ class TrainerPage:
         if loop is None:
             return
         counts = loop.counts
-        yield _gauge("assigned_partitions", "partitions this trainer reads", len(self._trainer.progress()))
-        lag = sum(max(0, part.end - part.position) for part in self._trainer.progress())
+        progress = self._trainer.progress()
+        yield _gauge("assigned_partitions", "partitions this trainer reads", len(progress))
+        lag = sum(max(0, part.end - part.position) for part in progress)
         yield _gauge("lag_records", "records in Kafka that were not fetched yet", lag)
         yield _counter("records", "Kafka records read, good and bad", counts.records)
         yield _counter("samples", "samples learned since the start", counts.samples)
