@@ -16,6 +16,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 __all__ = [
+    "add_products",
     "add_row",
     "add_rows",
     "add_scaled_row",
@@ -179,6 +180,31 @@ def add_scaled_row(typing_context: Any, target: Any, at: Any, source: Any, start
         return context.get_dummy_value()
 
     return types.void(target, types.uint64, source, types.uint64, types.uint64, types.float32), generate
+
+
+@_machine_code
+def add_products(
+    typing_context: Any, sums: Any, squares: Any, at: Any, one: Any, start: Any, other: Any, begin: Any, width: Any
+) -> Any:
+    """P = one[start : start + width] * other[begin : begin + width]; sums[at : at + width] += p, squares += p * p."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        sum_row = _Row(context, builder, signature.args[0], arguments[0], arguments[2])
+        square_row = _Row(context, builder, signature.args[1], arguments[1], arguments[2])
+        one_row = _Row(context, builder, signature.args[3], *arguments[3:5])
+        other_row = _Row(context, builder, signature.args[5], *arguments[5:7])
+
+        def emit(element: Any, lanes: int) -> None:
+            product = builder.fmul(one_row.load(element, lanes), other_row.load(element, lanes))
+            square = builder.fmul(product, product, flags=_FAST)
+            sum_row.store(element, lanes, builder.fadd(sum_row.load(element, lanes), product))
+            square_row.store(element, lanes, builder.fadd(square_row.load(element, lanes), square, flags=_FAST))
+
+        _in_vectors(builder, arguments[7], emit)
+        return context.get_dummy_value()
+
+    place = types.uint64
+    return types.void(sums, squares, place, one, place, other, place, place), generate
 
 
 @_machine_code

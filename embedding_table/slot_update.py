@@ -110,6 +110,7 @@ def update_share(
     rate: np.float32,
     tiny: np.float32,
     left: np.float32,
+    reference_width: np.float32,
     now_s: int,
     part: int,
     parts: int,
@@ -131,6 +132,7 @@ def update_share(
         rate: learning rate.
         tiny: added to the root of the accumulator.
         left: what is left of the accumulator before this gradient is added.
+        reference_width: see `train_rows`.
         now_s: seconds since epoch.
         part: number of this share.
         parts: how many there are.
@@ -158,6 +160,8 @@ def update_share(
                 end = np.uint64(ends[number])
                 weighted_sum_of_rows(totals, (number - first) * dim, dim, grad, bags, scales, begin, end)
                 begin = end
-            dirty_length = train_rows(views, dim, rate, tiny, left, now_s, first, last, scratch, dirty, dirty_length)
+            dirty_length = train_rows(
+                views, dim, rate, tiny, left, reference_width, now_s, first, last, scratch, dirty, dirty_length
+            )
             first = last
     return dirty_length

@@ -126,5 +126,6 @@ def test_refuses_what_cannot_work() -> None:
     assert arena.define_block(_columns(16)) == 0
     with pytest.raises(BadRows, match="one too many"):
         arena.define_block(_columns(16))
-    assert arena.block_count == 1
+    assert arena.blocks == [0]
+    assert arena.free_block_count == 0
     assert arena.columns(0).tolist() == list(range(16))

@@ -10,6 +10,15 @@ from embedding_table.update_scratch import new_scratch
 def test_sizes(lookups: int, dim: int, floats: int) -> None:
     scratch = new_scratch(lookups, dim)
     assert scratch.gradient.size == floats
-    assert {array.size for name, array in scratch._asdict().items() if name != "gradient"} == {lookups}
+    summed = ("products", "squares", "block_rows", "signed")
+    assert {array.size for name, array in scratch._asdict().items() if name not in {"gradient", *summed}} == {lookups}
+    assert all(getattr(scratch, name).size == 0 for name in summed)
     assert all(array.itemsize == 4 for array in scratch)
     assert scratch.gradient.dtype == np.float32
+
+
+def test_room_for_saliency_is_empty() -> None:
+    scratch = new_scratch(5, 8, blocks=3)
+    assert scratch.block_rows.tolist() == [0, 0, 0]
+    for sums in (scratch.products, scratch.squares, scratch.signed):
+        assert sums.tolist() == [0.0] * 24
