@@ -20,7 +20,7 @@ from stream_trainer.dense_state import DenseState
 from stream_trainer.dlrm_backward import adagrad, backward, logit_gradient
 from stream_trainer.recipe import Recipe
 
-__all__ = ["DenseLearner", "DenseSpace", "gradients"]
+__all__ = ["DenseLearner", "DenseSpace", "gradients", "new_space"]
 
 _WIDE_PRODUCTS = 1 << 27
 """Samples times parameters of one micro-batch from which sharing it among cores pays."""
@@ -42,7 +42,8 @@ class DenseSpace(NamedTuple):
     logit_grad: NDArray[np.float32]
 
 
-def _new_space(rows: int, shape: NetworkShape, size: int) -> DenseSpace:
+def new_space(rows: int, shape: NetworkShape, size: int) -> DenseSpace:
+    """Working memory for `rows` samples of a network of `size` parameters."""
     floats = rows * int(shape.starts[-1])
     return DenseSpace(
         work=np.empty(floats, np.float32),
@@ -94,7 +95,7 @@ class DenseLearner:
         rows, size = recipe.batch_size, state.layout.size
         shared = rows * size >= _WIDE_PRODUCTS
         parts = min(threads or available_threads(), rows) if shared else 1
-        self.spaces = tuple(_new_space(-(-rows // parts), self.shape, size) for _ in range(parts))
+        self.spaces = tuple(new_space(-(-rows // parts), self.shape, size) for _ in range(parts))
 
     def learn(
         self,
