@@ -61,7 +61,7 @@ class EmbeddingTable:
         columns: active columns u16 (d,) of each block, slot by slot and band by band inside; None for all D.
         threads: cores to use for large batches; None for all there are.
         birth_bands: i32 (F,), the band in which a slot's new rows are born; None for band 0.
-        saliency_keep: what is left of the running sums of saliency after one more update.
+        saliency_keep: what is left of the running sums of saliency after one more update; None gathers none.
 
     Attributes:
         missing_handles: u32 (F,), handles of the missing rows. Calls that move or restore rows replace the array.
@@ -85,7 +85,7 @@ class EmbeddingTable:
         columns: Sequence[NDArray[np.uint16]] | None = None,
         threads: int | None = None,
         birth_bands: NDArray[np.int32] | None = None,
-        saliency_keep: float = 0.9995,
+        saliency_keep: float | None = 0.9995,
     ) -> None:
         self.slots = slots
         self.dim = dim
@@ -98,8 +98,8 @@ class EmbeddingTable:
             state_words=TRAINED_STATE_WORDS,
             max_blocks=GENERATIONS * slots * bands,
             track_changes=True,
-            homes=slots * bands,
-            saliency_keep=saliency_keep,
+            homes=0 if saliency_keep is None else slots * bands,
+            saliency_keep=saliency_keep or 0.0,
         )
         everything = [np.arange(dim, dtype=np.uint16)] * (slots * bands)
         self._generations = BlockGenerations(self._arena, slots, bands, everything if columns is None else columns)
@@ -358,7 +358,7 @@ class EmbeddingTable:
             return moved
 
     def saliency(self) -> SaliencySums:
-        """Copies of the running sums of saliency; at a cut."""
+        """Copies of the running sums of saliency, zeros if none are gathered; at a cut."""
         active = [self._arena.columns(self._generations.newest(home)) for home in range(self._generations.homes)]
         return copy_sums(self.views().saliency, self.slots, self.bands, active)
 
