@@ -104,13 +104,15 @@ def test_rows_of_a_bag_are_added_in_their_order_whatever_their_widths(twins: Cal
     table.insert(ids, np.zeros(300, np.int32), 0)
     rows = table.all_rows()
     rows.blocks[0].values[:] *= np.float32(10) ** np.random.default_rng(0).integers(-6, 7, rows.blocks[0].values.shape)
-    rows.blocks[0].values[5] = -0.0
+    rows.blocks[0].values[5:11] = -0.0
     table.restore_rows(rows)
     table.move_rows(table.find(ids[::3]), np.ones(100, np.int32))
     rng = np.random.default_rng(1)
     pooling, alone = np.zeros(1, np.int8), np.empty((300, 1, 8), np.float32)
     table.gather(table.find(ids), np.arange(301), pooling, alone)
-    assert np.signbit(alone[alone[:, 0, 1] == 0, 0, 1]).all()
+    zeros = np.flatnonzero(alone[:, 0, 1] == 0)
+    assert np.signbit(alone[zeros, 0, 1]).all()
+    assert 0 < np.count_nonzero(zeros % 3 == 0) < zeros.size == 6  # narrow ones and wide ones
     chosen = rng.integers(0, 300, 400)
     offsets = np.array([0, 7, 11, 400])
     out = np.empty((3, 1, 8), np.float32)
