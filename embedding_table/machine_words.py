@@ -16,10 +16,10 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 __all__ = [
-    "add_products",
     "add_row",
     "add_rows",
     "add_scaled_row",
+    "add_scaled_row_noting_products",
     "copy_row",
     "fill_row",
     "prefetch",
@@ -183,28 +183,40 @@ def add_scaled_row(typing_context: Any, target: Any, at: Any, source: Any, start
 
 
 @_machine_code
-def add_products(
-    typing_context: Any, sums: Any, squares: Any, at: Any, one: Any, start: Any, other: Any, begin: Any, width: Any
+def add_scaled_row_noting_products(
+    typing_context: Any,
+    target: Any,
+    at: Any,
+    source: Any,
+    start: Any,
+    width: Any,
+    scale: Any,
+    sums: Any,
+    squares: Any,
+    to: Any,
 ) -> Any:
-    """P = one[start : start + width] * other[begin : begin + width]; sums[at : at + width] += p, squares += p * p."""
+    """As add_scaled_row; first sums[to : to + width] += p and squares += p * p, p = target * source as they were."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        sum_row = _Row(context, builder, signature.args[0], arguments[0], arguments[2])
-        square_row = _Row(context, builder, signature.args[1], arguments[1], arguments[2])
-        one_row = _Row(context, builder, signature.args[3], *arguments[3:5])
-        other_row = _Row(context, builder, signature.args[5], *arguments[5:7])
+        row = _Row(context, builder, signature.args[0], *arguments[:2])
+        other = _Row(context, builder, signature.args[2], *arguments[2:4])
+        sum_row = _Row(context, builder, signature.args[6], arguments[6], arguments[8])
+        square_row = _Row(context, builder, signature.args[7], arguments[7], arguments[8])
 
         def emit(element: Any, lanes: int) -> None:
-            product = builder.fmul(one_row.load(element, lanes), other_row.load(element, lanes))
-            square = builder.fmul(product, product, flags=_FAST)
-            sum_row.store(element, lanes, builder.fadd(sum_row.load(element, lanes), product))
+            held, added = row.load(element, lanes), other.load(element, lanes)
+            noted = builder.fmul(held, added)
+            sum_row.store(element, lanes, builder.fadd(sum_row.load(element, lanes), noted))
+            square = builder.fmul(noted, noted, flags=_FAST)
             square_row.store(element, lanes, builder.fadd(square_row.load(element, lanes), square, flags=_FAST))
+            product = builder.fmul(_all_lanes(builder, lanes, arguments[5]), added, flags=_FAST)
+            row.store(element, lanes, builder.fadd(held, product, flags=_FAST))
 
-        _in_vectors(builder, arguments[7], emit)
+        _in_vectors(builder, arguments[4], emit)
         return context.get_dummy_value()
 
     place = types.uint64
-    return types.void(sums, squares, place, one, place, other, place, place), generate
+    return types.void(target, place, source, place, place, types.float32, sums, squares, place), generate
 
 
 @_machine_code

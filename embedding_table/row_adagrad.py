@@ -13,7 +13,7 @@ While rows are being numbered, a row's accumulator word holds its number instead
 import numpy as np
 from numpy.typing import NDArray
 
-from embedding_table.machine_words import add_products, add_scaled_row, prefetch, sum_of_squares
+from embedding_table.machine_words import add_scaled_row, add_scaled_row_noting_products, prefetch, sum_of_squares
 from embedding_table.row_layout import (
     ACCUMULATOR,
     COUNT,
@@ -59,7 +59,7 @@ def train_rows(
     slab_width, slab_block, block_columns = views.slab_width, views.slab_block, views.block_columns
     rows, counts, accumulators, totals = scratch.row, scratch.lookups, scratch.accumulator, scratch.gradient
     products, squares_of_products, block_rows = scratch.products, scratch.squares, scratch.block_rows
-    salient = products.size > 0
+    salient = products.size > 0 and views.saliency.first.size > 0
     for number in range(first, last):
         if number + PREFETCH_AHEAD < last:
             ahead = rows[number + PREFETCH_AHEAD]
@@ -80,9 +80,12 @@ def train_rows(
             step *= np.sqrt(reference_width / np.float32(width))
         start = value_offset(handle, width)
         if salient:
-            add_products(products, squares_of_products, block * dim, values, start, totals, total, width)
+            add_scaled_row_noting_products(
+                values, start, totals, total, width, -step, products, squares_of_products, block * dim
+            )
             block_rows[block] += np.uint32(1)
-        add_scaled_row(values, start, totals, total, width, -step)
+        else:
+            add_scaled_row(values, start, totals, total, width, -step)
         state = state_offset(handle, state_words)
         values[state + ACCUMULATOR] = accumulator
         words[state + LAST_SEEN] = np.uint32(now_s)

@@ -30,7 +30,7 @@ class RowBudget:
     """
 
     def __init__(self, budget_bytes: int, arena: RowArena, index: HashIndex, changes: ChangeLists) -> None:
-        self._budget_bytes = budget_bytes
+        self.budget_bytes = budget_bytes
         self._arena = arena
         self._index = index
         self._changes = changes
@@ -65,7 +65,7 @@ class RowBudget:
 
     def allocate(self, block: int, count: int, listed_bytes: int = 0, promised_bytes: int = 0) -> NDArray[np.uint32]:
         """Rows within the budget, each of which takes `listed_bytes` in a list as well."""
-        left = max(0, self._budget_bytes - self.bytes_used - promised_bytes)
+        left = max(0, self.budget_bytes - self.bytes_used - promised_bytes)
         if listed_bytes:
             count = min(count, left // listed_bytes)
         left -= listed_bytes * min(count, self._arena.free_rows(block))
@@ -80,7 +80,7 @@ class RowBudget:
         row_bytes = min(
             self._arena.slab_cost_bytes(block) / self._arena.rows_per_slab(block) for block in self._arena.blocks
         )
-        left = self._budget_bytes - self.bytes_used
+        left = self.budget_bytes - self.bytes_used
         held = len(self._index)
         affordable = held + self._index.room + int((left - 2 * BYTES_PER_ID) / BYTES_PER_ID)
         useful = held + sum(map(self._arena.free_rows, self._arena.blocks)) + int(left / (row_bytes + BYTES_PER_ID)) + 1

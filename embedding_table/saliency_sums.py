@@ -95,17 +95,21 @@ def carry_over(running: RunningSaliency, home: int, old: NDArray[np.uint16], new
     kept = np.intersect1d(old, new)
     added = np.setdiff1d(new, old)
     for sums in (running.first, running.squared):
+        if sums.size == 0:
+            return
         sums[home, added] = sums[home, kept].mean() if kept.size else 0.0
 
 
 def copy_sums(running: RunningSaliency, slots: int, bands: int, active: Sequence[NDArray[np.uint16]]) -> SaliencySums:
     """Copies of the running sums, without columns that are not `active`, u16 (d,) for each home."""
-    wanted = np.zeros(running.first.shape, bool)
-    for home, columns in enumerate(active):
-        wanted[home, columns] = True
-    shape = (slots, bands, running.first.shape[1])
-    first, squared = (np.where(wanted, sums, 0.0).reshape(shape) for sums in (running.first, running.squared))
-    return SaliencySums(first, squared, float(running.updates[0]))
+    dim = running.first.shape[1]
+    first, squared = np.zeros((2, slots * bands, dim))
+    if running.first.size:
+        for home, columns in enumerate(active):
+            first[home, columns] = running.first[home, columns]
+            squared[home, columns] = running.squared[home, columns]
+    shape = (slots, bands, dim)
+    return SaliencySums(first.reshape(shape), squared.reshape(shape), float(running.updates[0]))
 
 
 def restore_sums(running: RunningSaliency, sums: SaliencySums, slots: int, bands: int) -> None:
@@ -118,6 +122,8 @@ def restore_sums(running: RunningSaliency, sums: SaliencySums, slots: int, bands
     if sums.first.shape != shape or sums.squared.shape != shape:
         message = f"saliency has shape {sums.first.shape} and {sums.squared.shape}: expected {shape}"
         raise BadRows(message)
+    if running.first.size == 0:
+        return
     running.first[:] = sums.first.reshape(running.first.shape)
     running.squared[:] = sums.squared.reshape(running.squared.shape)
     running.updates[0] = sums.updates

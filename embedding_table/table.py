@@ -30,10 +30,11 @@ from embedding_table.hash_index import ABSENT, HashIndex
 from embedding_table.row_arena import RowArena
 from embedding_table.row_births import RowBirths
 from embedding_table.row_budget import RowBudget
-from embedding_table.row_layout import ROW_BITS, TRAINED_STATE_WORDS, TableViews
+from embedding_table.row_layout import TRAINED_STATE_WORDS, TableViews
 from embedding_table.row_moves import RowMover
+from embedding_table.row_restore import restore_block
 from embedding_table.row_statistics import row_statistics
-from embedding_table.row_transfer import check_rows, copy_block_in, copy_blocks_out, in_columns
+from embedding_table.row_transfer import check_rows, copy_blocks_out
 from embedding_table.saliency_sums import SaliencySums, carry_over, copy_sums, restore_sums
 from embedding_table.table_rows import BlockUse, LiveRows, RowsOfBlock, TableChanges, TableMemory
 from embedding_table.thread_parts import available_threads, in_parts
@@ -61,7 +62,7 @@ class EmbeddingTable:
         columns: active columns u16 (d,) of each block, slot by slot and band by band inside; None for all D.
         threads: cores to use for large batches; None for all there are.
         birth_bands: i32 (F,), the band in which a slot's new rows are born; None for band 0.
-        saliency_keep: what is left of the running sums of saliency after one more update.
+        saliency_keep: what is left of the running sums of saliency after one more update; None gathers none.
 
     Attributes:
         missing_handles: u32 (F,), handles of the missing rows. Calls that move or restore rows replace the array.
@@ -85,7 +86,7 @@ class EmbeddingTable:
         columns: Sequence[NDArray[np.uint16]] | None = None,
         threads: int | None = None,
         birth_bands: NDArray[np.int32] | None = None,
-        saliency_keep: float = 0.9995,
+        saliency_keep: float | None = 0.9995,
     ) -> None:
         self.slots = slots
         self.dim = dim
@@ -98,8 +99,8 @@ class EmbeddingTable:
             state_words=TRAINED_STATE_WORDS,
             max_blocks=GENERATIONS * slots * bands,
             track_changes=True,
-            homes=slots * bands,
-            saliency_keep=saliency_keep,
+            homes=0 if saliency_keep is None else slots * bands,
+            saliency_keep=saliency_keep or 0.0,
         )
         everything = [np.arange(dim, dtype=np.uint16)] * (slots * bands)
         self._generations = BlockGenerations(self._arena, slots, bands, everything if columns is None else columns)
@@ -342,23 +343,12 @@ class EmbeddingTable:
         """
         lookup_checks.check_bands(bands, handles.shape, self.bands)
         with self._lock:
-            handles, first = np.unique(handles, return_index=True)
-            live = handles.copy()
-            live = live[: int(trained_rows.keep_live(self.views(), live))]
-            wanted = bands[first][np.searchsorted(handles, live)]
-            blocks = self.views().slab_block[live >> np.uint32(ROW_BITS)]
-            homes = self.views().block_home[blocks]
-            targets = homes // self.bands * self.bands + wanted
-            key = np.where(targets == homes, -1, blocks * np.int64(self._generations.homes) + targets)
-            moved = 0
-            for pair in np.unique(key[key >= 0]).tolist():
-                newest = self._generations.newest(pair % self._generations.homes)
-                moved += self._mover.move(live[key == pair], newest)
+            moved = self._mover.move_to_bands(handles, bands, self._generations)
             self._tidy()
             return moved
 
     def saliency(self) -> SaliencySums:
-        """Copies of the running sums of saliency; at a cut."""
+        """Copies of the running sums of saliency, zeros if none are gathered; at a cut."""
         active = [self._arena.columns(self._generations.newest(home)) for home in range(self._generations.homes)]
         return copy_sums(self.views().saliency, self.slots, self.bands, active)
 
@@ -401,7 +391,7 @@ class EmbeddingTable:
             self._arena.free(gone)
             self._index.erase(changes.erased_ids)
             for part in changes.blocks:
-                self._write_block(self._generations.newest(part.slot * self.bands + part.band), part)
+                restore_block(self._arena, self._index, self._budget, self._generations, part)
             self.missing_handles = self._index.find(self._missing_ids)
 
     def live_rows(self) -> LiveRows:
@@ -443,19 +433,7 @@ class EmbeddingTable:
             slabs returned to the pool.
         """
         with self._lock:
-            pinned_slabs = set((self.missing_handles >> ROW_BITS).tolist())
-            listed = self._changes.live_handles()
-            for block in self._generations.in_order():
-                old, new = self._arena.compact(block, pinned_slabs, max_rows)
-                if old.size:
-                    ids, _ = self._arena.read(new, 0)
-                    self._index.replace(ids, new)
-                    self._arena.free(old)
-                    places = np.minimum(np.searchsorted(old, listed), old.size - 1)
-                    listed = np.where(old[places] == listed, new[places], listed)
-                    max_rows -= old.size
-            self._changes.replace(listed)
-            return self._arena.release_slabs()
+            return self._mover.compact(self._generations.in_order(), self.missing_handles, max_rows)
 
     def _live_handles(self) -> Handles:
         return np.concatenate([self._arena.live_handles(block) for block in self._generations.in_order()])
@@ -468,20 +446,3 @@ class EmbeddingTable:
         self._mover.release_slabs()
         self._generations.retire_empty()
         self.missing_handles = self._index.find(self._missing_ids)
-
-    def _write_block(self, block: int, part: RowsOfBlock) -> None:
-        part = in_columns(part, self._arena.columns(block))
-        handles = self._index.find(part.ids)
-        present = np.flatnonzero(handles != ABSENT)
-        elsewhere = present[self.views().slab_block[handles[present] >> np.uint32(ROW_BITS)] != block]
-        self._arena.free(handles[elsewhere])
-        handles[elsewhere] = ABSENT
-        new = np.flatnonzero(handles == ABSENT)
-        room = self._budget.index_room(new.size)
-        handles[new[:room]] = self._budget.allocate(block, room)
-        kept = np.flatnonzero(handles != ABSENT)
-        self._index.insert(part.ids[kept], handles[kept])
-        copy_block_in(self._arena, handles[kept], part, kept)
-        if kept.size < handles.size:
-            message = f"{handles.size} rows of slot {part.slot} with {self.budget_bytes} bytes: room for {kept.size}"
-            raise BudgetTooSmall(message)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 __all__ = ["UpdateScratch", "new_scratch"]
 
+_LINE_BYTES = 64
 _SUMMED_FLOATS = 1 << 21  # 8 MiB: a batch of more is trained slot by slot
 
 
@@ -69,8 +70,15 @@ def new_scratch(lookups: int, dim: int, blocks: int = 0) -> UpdateScratch:
         row_scale=np.empty(lookups, np.float32),
         accumulator=np.empty(lookups, np.float32),
         gradient=np.empty(max(dim, min(lookups * dim, _SUMMED_FLOATS)), np.float32),
-        products=np.zeros(blocks * dim, np.float32),
-        squares=np.zeros(blocks * dim, np.float32),
+        products=_zeros_on_lines(blocks * dim),
+        squares=_zeros_on_lines(blocks * dim),
         block_rows=np.zeros(blocks, np.uint32),
         signed=np.zeros(blocks * dim, np.float32),
     )
+
+
+def _zeros_on_lines(size: int) -> NDArray[np.float32]:
+    """Zeros from the start of a cache line on: every row adds to them, and a vector across two lines costs twice."""
+    held = np.zeros(size + _LINE_BYTES // 4, np.float32)
+    start = -held.ctypes.data % _LINE_BYTES // 4
+    return held[start : start + size]

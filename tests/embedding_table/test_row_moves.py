@@ -262,3 +262,89 @@ def test_any_interleaving(twins: Callable, calls: list[str], seed: int) -> None:
     assert not run.table.resizing
     run.cut()
     run.check()
+
+
+def _tight(width: int, budget_bytes: int) -> tuple[EmbeddingTable, np.ndarray]:
+    table = EmbeddingTable(
+        1,
+        32,
+        budget_bytes,
+        1,
+        0.1,
+        0.1,
+        np.array([1], np.uint64),
+        columns=[np.arange(width, dtype=np.uint16)],
+        threads=1,
+    )
+    ids = np.arange(2, 200_000, dtype=np.uint64)
+    handles = table.insert(ids, np.zeros(ids.size, np.int32), 0)
+    assert (handles == ABSENT).any()
+    return table, ids[handles != ABSENT]
+
+
+def test_rows_without_room_stay_right_and_move_once_there_is_room() -> None:
+    table, ids = _tight(8, 6_000_000)
+    before = _wide(table, ids)
+    table.take_changes()
+    table.begin_resize([np.arange(32, dtype=np.uint16)])
+    moved = sum(table.resize_some(5000) for _ in range(200))
+    assert 0 <= moved < ids.size // 2
+    assert table.resizing
+    assert table.resize_some(5000) == 0
+    assert table.bytes_used <= table.budget_bytes
+    np.testing.assert_array_equal(_wide(table, ids), before)
+    gone, kept = ids[: ids.size * 7 // 8], ids[ids.size * 7 // 8 :]
+    table.erase(table.find(gone))
+    table.take_changes()
+    left = table.rows_to_resize
+    assert table.resize_some(10**6) == left
+    assert not table.resizing
+    np.testing.assert_array_equal(_wide(table, kept), before[ids.size * 7 // 8 :])
+
+
+def test_a_full_table_shrinks_into_the_room_it_makes() -> None:
+    table, ids = _tight(32, 6_000_000)
+    before = _wide(table, ids)
+    table.take_changes()
+    table.erase(table.find(ids[:500]))
+    table.take_changes()
+    table.compact()
+    ids, before = ids[500:], before[500:]
+    table.begin_resize([np.arange(8, dtype=np.uint16)])
+    while table.resizing:
+        assert table.resize_some(4000) > 0
+        assert table.bytes_used <= table.budget_bytes
+    np.testing.assert_array_equal(_wide(table, ids)[:, :8], before[:, :8])
+    assert (_wide(table, ids)[:, 8:] == 0).all()
+    assert table.bytes_used < 0.6 * table.budget_bytes
+    more = np.arange(10**6, 10**6 + ids.size // 2, dtype=np.uint64)
+    assert (table.insert(more, np.zeros(more.size, np.int32), 0) != ABSENT).all()
+
+
+def _wide(table: EmbeddingTable, ids: np.ndarray) -> np.ndarray:
+    out = np.empty((ids.size, 1, 32), np.float32)
+    table.gather(table.find(ids), np.arange(ids.size + 1), np.zeros(1, np.int8), out)
+    return out[:, 0].view(np.uint32)
+
+
+def test_new_columns_learn_from_the_first_batch(twins: Callable) -> None:
+    table, _ = twins(1, 8, columns=[np.array([3], np.uint16)])
+    handles = table.insert(np.array([9], np.uint64), np.zeros(1, np.int32), 0)
+    table.begin_resize([np.arange(8, dtype=np.uint16)])
+    table.resize_some(10)
+    handles = table.find(np.array([9], np.uint64))
+    grad = np.ones((1, 1, 8), np.float32)
+    table.update(handles, np.arange(2), np.zeros(1, np.int8), grad, 0.1, 1e-6, 1)
+    out = np.empty_like(grad)
+    table.gather(handles, np.arange(2), np.zeros(1, np.int8), out)
+    assert (out != 0).all()
+
+
+def test_missing_rows_move_too(twins: Callable) -> None:
+    table, _ = twins(2, 4, bands=2)
+    old = table.missing_handles
+    assert table.move_rows(np.append(old, ABSENT), np.array([1, 0, 1], np.int32)) == 1
+    assert table.missing_handles[0] != old[0]
+    assert table.missing_handles[1] == old[1]
+    assert [(b.slot, b.band) for b in table.all_rows().blocks] == [(0, 1), (1, 0)]
+    assert table.live_rows().handles.size == 0
