@@ -112,9 +112,8 @@ def rules_of(method: str, share: float, data: str, rows: int) -> DimensionRules:
             search_every_samples=min(50_000, rows // 8),
             budget_search_samples=first,
         )
-    measure = "magnitude" if method == "magnitude" else "sseds"
     return DimensionRules(
-        planner=ColumnPruning(measure),
+        planner=ColumnPruning("magnitude" if method == "magnitude" else "sseds"),
         max_share=share,
         drop_cold=False,
         first_search_samples=rows // 4,
@@ -207,8 +206,9 @@ def main() -> None:
         pending = {job: pool.submit(run, job[0], job[1], options.data, rows, job[2], recipe) for job in jobs}
         for method, share in product(methods, shares):
             name = f"{method}@{share:g}"
-            results[name] = summary([pending[method, share, seed].result() for seed in range(seeds)], full)
-            print(name, json.dumps(results[name]), flush=True)
+            found = summary([pending[method, share, seed].result() for seed in range(seeds)], full)
+            results[name] = dict(found)
+            print(name, json.dumps(found), flush=True)
     report("dimensions", results, options.out)
 
 
