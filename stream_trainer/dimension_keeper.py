@@ -90,6 +90,7 @@ class DimensionKeeper:
         step: whose dense parameters predict.
         rules: see `DimensionRules`.
         on_plan: receives every plan with its verdict.
+        requested: asked in quiet moments whether somebody wants a search: "apply", "plan-only" or None.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class DimensionKeeper:
         step: TrainStep,
         rules: DimensionRules,
         on_plan: Callable[[DimensionPlan], None] = lambda plan: None,
+        requested: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.rules = rules
         self.last_plan: DimensionPlan | None = None
@@ -108,6 +110,7 @@ class DimensionKeeper:
         self._table = table
         self._step = step
         self._on_plan = on_plan
+        self._requested = requested
         self._pass = SaliencyPass(schema, step.layout)
         self._remembered: BlockEvidence | None = None
         self._last_search = 0
@@ -149,10 +152,6 @@ class DimensionKeeper:
         """Whether `keep` has columns to change: cheap, asked after every batch."""
         return self._accepted is not None or (self._table.resizing and not self._stuck) or self._excess_bytes > 0
 
-    def ask(self, mode: str) -> None:
-        """Asks for a search as soon as may be: "apply", or "plan-only" to change nothing."""
-        self._asked = mode
-
     def before_learning(self, batch: PreparedBatch, now_s: int, samples: int) -> None:
         """Takes from samples what a search needs, before they are learned.
 
@@ -182,6 +181,7 @@ class DimensionKeeper:
         Returns:
             rows moved or given up.
         """
+        self._asked = self._asked or self._requested()
         if self._accepted is not None:
             self._table.begin_resize(self._accepted.columns)
             self._accepted = None

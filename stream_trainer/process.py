@@ -12,6 +12,8 @@ from pathlib import Path
 from threadpoolctl import threadpool_limits
 
 from dimension_search.plan import DimensionPlan
+from dimension_search.plan_history import PlanHistory
+from dimension_search.search_request import requested_mode
 from embedding_table.table import EmbeddingTable
 from feature_admission.admission import AdmissionPolicy
 from feature_admission.age import AgeEviction
@@ -26,6 +28,7 @@ from stream_trainer.app import run_app
 from stream_trainer.checkpoint_store import CheckpointStore
 from stream_trainer.delivery import Delivery
 from stream_trainer.dimension_keeper import DimensionKeeper, DimensionRules
+from stream_trainer.dimension_rules import dimension_rules
 from stream_trainer.fused_step import FusedStep
 from stream_trainer.learner import Learner
 from stream_trainer.model_state import ModelState
@@ -69,6 +72,7 @@ def make_learner(
     recipe: Recipe | None = None,
     rules: DimensionRules | None = None,
     on_plan: Callable[[DimensionPlan], None] = lambda plan: None,
+    requested: Callable[[], str | None] = lambda: None,
 ) -> Learner:
     """A fresh learner as the settings ask for it.
 
@@ -78,6 +82,7 @@ def make_learner(
         recipe: None for the default.
         rules: of the search for dimensions, None for full width throughout.
         on_plan: receives every plan with its verdict.
+        requested: tells of searches that somebody asks for; see `DimensionKeeper`.
 
     Raises:
         SettingError: the memory does not hold the sketch and a table.
@@ -112,7 +117,7 @@ def make_learner(
         new_admission,
         _eviction(settings),
         count_half_life_s=settings.count_half_life_s,
-        dimensions=DimensionKeeper(schema, table, step, rules, on_plan) if rules else None,
+        dimensions=DimensionKeeper(schema, table, step, rules, on_plan, requested) if rules else None,
     )
 
 
@@ -131,7 +136,8 @@ def run_trainer(settings: TrainerSettings, at_step: Callable[[str], None] = lamb
     decoder = SampleDecoder(schema)
     scratch = replace(settings, memory_bytes=settings.admission_bytes + _SCRATCH_BYTES)
     warm_up(schema, decoder, lambda: make_learner(schema, scratch))
-    learner = make_learner(schema, settings)
+    history = PlanHistory(settings.state_dir)
+    learner = make_learner(schema, settings, rules=dimension_rules(settings, schema.dim), on_plan=history.append, requested=partial(requested_mode, settings.state_dir))
     store = CheckpointStore(settings.state_dir, learner.merge_admission, settings.kept_bases, at_step)
     try:
         return _run(settings, learner, decoder, store, at_step)
