@@ -7,13 +7,14 @@ on the disk and, where Redis answers, published.
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
 from dimension_search.plan import DimensionPlan
 from dimension_search.plan_history import PlanHistory
-from dimension_search.search_request import requested_mode
+from dimension_search.search_request import take
 from embedding_table.table import EmbeddingTable
 from feature_admission.admission import AdmissionPolicy
 from feature_admission.age import AgeEviction
@@ -137,7 +138,13 @@ def run_trainer(settings: TrainerSettings, at_step: Callable[[str], None] = lamb
     scratch = replace(settings, memory_bytes=settings.admission_bytes + _SCRATCH_BYTES)
     warm_up(schema, decoder, lambda: make_learner(schema, scratch))
     history = PlanHistory(settings.state_dir)
-    learner = make_learner(schema, settings, rules=dimension_rules(settings, schema.dim), on_plan=history.append, requested=partial(requested_mode, settings.state_dir))
+    learner = make_learner(
+        schema,
+        settings,
+        rules=dimension_rules(settings, schema.dim),
+        on_plan=history.append,
+        requested=partial(_requested, settings.state_dir),
+    )
     store = CheckpointStore(settings.state_dir, learner.merge_admission, settings.kept_bases, at_step)
     try:
         return _run(settings, learner, decoder, store, at_step)
@@ -178,6 +185,11 @@ def _run(
     finally:
         page.stop()
         publisher.close()
+
+
+def _requested(state_dir: Path) -> str | None:
+    request = take(state_dir)
+    return request.mode if request else None
 
 
 def _restored(learner: Learner, store: CheckpointStore) -> ModelState:
