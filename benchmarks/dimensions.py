@@ -54,6 +54,7 @@ STATE_BYTES = 4
 _SORT_SAMPLES = 16_384
 _EVERYTHING = 1 << 40
 BANDS = HeatBands((0.03, 0.5))
+HALF_LIFE_SAMPLES = 20_000
 
 
 @lru_cache(maxsize=1)
@@ -80,7 +81,7 @@ def _learn(stream: ClickStream, learner: Learner) -> int:
     samples = sorted_at = peak = 0
     for decode in decoded(stream):
         batch = decode()
-        now_s = max(int(batch.ts_ms[-1]) // 1000, 1)
+        now_s = int(batch.ts_ms[-1]) // 1000 or 1 + samples // 100  # a stream without time has its own
         prepared = learner.prepare(batch, now_s)
         learner.learn(prepared, now_s)
         samples += prepared.rows
@@ -103,14 +104,17 @@ def rules_of(method: str, share: float, data: str, rows: int) -> DimensionRules:
     full = int(_final_rows(data, rows).sum() * (COLUMN_BYTES * DIM + STATE_BYTES))
     if method.startswith("continual"):
         bands = BANDS if method == "continual_bands" else HeatBands()
-        first = min(16_384, rows // 8)
+        first = min(16_384, rows // 40)
         return DimensionRules(
             planner=PrincipalPlanner(),
             heat=bands,
+            half_life_samples=HALF_LIFE_SAMPLES,
             max_bytes=int(share * full),
             first_search_samples=first,
             search_every_samples=min(50_000, rows // 8),
             budget_search_samples=first,
+            window_samples=min(8192, rows // 20),
+            judge_samples=min(4096, rows // 40),
         )
     return DimensionRules(
         planner=ColumnPruning("magnitude" if method == "magnitude" else "sseds"),

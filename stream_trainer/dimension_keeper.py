@@ -9,8 +9,9 @@ stay short. What is not decided yet when the process ends is searched for anew.
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -47,6 +48,8 @@ class DimensionRules:
     Attributes:
         planner: the method.
         heat: popularity bands.
+        half_life_samples: samples in whose time the heat of an unseen row halves, so that bands mean the same on a busy
+            stream, a quiet one and a replay; 0 for the seconds of `heat`.
         max_bytes: of all rows' columns and optimizer state; 0 for no limit in bytes.
         max_share: of what all rows would take at the full width.
         headroom: share of the budget that plans leave free for rows to come.
@@ -65,6 +68,7 @@ class DimensionRules:
 
     planner: Planner = field(default_factory=PrincipalPlanner)
     heat: HeatBands = field(default_factory=HeatBands)
+    half_life_samples: int = 0
     max_bytes: int = 0
     max_share: float = 1.0
     headroom: float = 0.05
@@ -122,6 +126,8 @@ class DimensionKeeper:
         self._judged = _Judged()
         self._accepted: DimensionPlan | None = None
         self._cursor = 0
+        self._heat = rules.heat
+        self._pace = _Pace(rules.half_life_samples)
         self._stuck = False
         self.fitted = False
         table.set_birth_bands(np.full(table.slots, rules.heat.birth_band, np.int32))
@@ -160,6 +166,8 @@ class DimensionKeeper:
             now_s: seconds since the epoch.
             samples: learned so far.
         """
+        if self.rules.half_life_samples:
+            self._heat = replace(self.rules.heat, half_life_s=self._pace.seconds(samples, now_s))
         if batch.rows == 0 or self._accepted is not None or self._table.resizing:
             return
         if self._trigger is None:
@@ -167,7 +175,7 @@ class DimensionKeeper:
             if self._trigger is None:
                 return
             self._sums = self._new_sums()
-        looked_up = self._pass.look_up(self._table, batch, self.rules.heat, now_s)
+        looked_up = self._pass.look_up(self._table, batch, self._heat, now_s)
         if self._plan is None:
             self._pass.observe(self._step.parameters, batch, looked_up, self._sums)
             if self._sums.samples >= self.rules.window_samples:
@@ -271,7 +279,7 @@ class DimensionKeeper:
     def _make_plan(self, now_s: int, samples: int) -> None:
         shape = (self._table.slots, self._table.bands)
         rows = self._table.live_rows()
-        bands = self.rules.heat.bands_of(rows.counts, rows.last_seen_s, now_s, rows.bands)
+        bands = self._heat.bands_of(rows.counts, rows.last_seen_s, now_s, rows.bands)
         homes = rows.slots * self._table.bands + bands
         numbers = np.bincount(homes, minlength=shape[0] * shape[1]).reshape(shape)
         numbers[:, -1] += 1  # the missing rows
@@ -358,13 +366,13 @@ class DimensionKeeper:
             return 0
         rows = self._table.live_rows()
         costs = COLUMN_BYTES * self._active().sum(axis=2)[rows.slots, rows.bands] + _ROW_STATE_BYTES
-        coldest = np.argsort(self.rules.heat.heat(rows.counts, rows.last_seen_s, now_s), kind="stable")
+        coldest = np.argsort(self._heat.heat(rows.counts, rows.last_seen_s, now_s), kind="stable")
         enough = int(np.searchsorted(np.cumsum(costs[coldest]), excess)) + 1
         return int(self._table.erase(rows.handles[coldest[:enough]]).size)
 
     def _sort(self, rows: LiveRows, now_s: int) -> int:
         """Moves rows to the bands of their heat; those whose new band is given up go."""
-        bands = self.rules.heat.bands_of(rows.counts, rows.last_seen_s, now_s, rows.bands)
+        bands = self._heat.bands_of(rows.counts, rows.last_seen_s, now_s, rows.bands)
         gone = np.zeros(rows.handles.size, np.bool_)
         if self.rules.drop_cold:
             widths = self._active().sum(axis=2)
@@ -373,6 +381,23 @@ class DimensionKeeper:
         moving = ~gone & (bands != rows.bands)
         moved = self._table.move_rows(rows.handles[moving], bands[moving]) if moving.any() else 0
         return int(gone.sum()) + moved
+
+
+class _Pace:
+    """How many seconds the last so many samples took."""
+
+    def __init__(self, samples: int) -> None:
+        self._span = samples
+        self._marks: deque[tuple[int, int]] = deque()
+
+    def seconds(self, samples: int, now_s: int) -> float:
+        """Seconds in which `span` samples came, at least 1; by the mean pace so far while there were fewer."""
+        marks = self._marks
+        marks.append((samples, now_s))
+        while len(marks) > 1 and marks[1][0] <= samples - self._span:
+            marks.popleft()
+        seen = samples - marks[0][0]
+        return max(1.0, (now_s - marks[0][1]) * self._span / max(seen, 1)) if seen else 1.0
 
 
 @dataclass(slots=True)

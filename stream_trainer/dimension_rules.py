@@ -33,7 +33,7 @@ def dimension_rules(settings: TrainerSettings, dim: int) -> DimensionRules | Non
         raise SettingError(PREFIX + "DIMENSION_FLOOR", settings.dimension_floor, f"at most the model's dim, {dim}")
     try:
         thresholds = tuple(float(heat) for heat in settings.dimension_bands.split(",") if heat.strip())
-        heat = HeatBands(thresholds, settings.band_half_life_s)
+        heat = HeatBands(thresholds)
     except (ValueError, SearchError) as error:
         expected = f"ascending numbers above 0, comma-separated ({error})"
         raise SettingError(PREFIX + "DIMENSION_BANDS", settings.dimension_bands, expected) from error
@@ -41,6 +41,7 @@ def dimension_rules(settings: TrainerSettings, dim: int) -> DimensionRules | Non
     return DimensionRules(
         planner=_planner(settings.dimension_planner),
         heat=heat,
+        half_life_samples=settings.band_half_life_samples,
         max_bytes=settings.dimension_bytes,
         max_share=settings.dimension_share,
         floor=settings.dimension_floor,

@@ -71,7 +71,9 @@ class TrainerSettings:
     dimension_bands: str = setting(
         "0.03,0.5", "heats between the popularity bands of a slot, ascending, comma-separated; empty for one band"
     )
-    band_half_life_s: float = setting(3600.0, "seconds without a sample after which a row's heat has halved", minimum=1)
+    band_half_life_samples: int = setting(
+        20_000, "samples of the stream in whose time the heat of a row that is not seen halves", minimum=1
+    )
     drop_cold_rows: bool = setting(True, "whether a search may give up the rows of a cold band")
     search_every_samples: int = setting(
         200_000, "samples between two searches; 0 for searches by command only", minimum=0
