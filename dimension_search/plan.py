@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from dimension_search.errors import SearchError
 
-__all__ = ["BlockPlan", "DimensionPlan", "Verdict", "read_plan", "write_plan"]
+__all__ = ["BlockPlan", "Decision", "DimensionPlan", "Verdict", "read_plan", "write_plan"]
+
+Decision = Literal["applied", "refused", "planned"]
 
 
 class BlockPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +54,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         log_loss_after: of the model under the plan.
     """
 
-    decision: Literal["applied", "refused", "planned"]
+    decision: Decision
     reason: str
     samples: int = 0
     log_loss_before: float = 0.0

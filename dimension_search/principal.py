@@ -40,12 +40,14 @@ class PrincipalPlanner:
         hysteresis: factor >= 1 by which a column that is there already counts for more.
         columns_per_lookup: a slot gets no more columns than this times the mean count of its rows: a row that was seen
             ten times cannot learn sixty-four numbers.
+        learnable_at_once: columns to which that does not apply: rows of a young table have their lookups before them.
         cold_share: what a row is worth at least, relative to one of the next hotter band: a window is too short to
             see most cold rows come back.
     """
 
     hysteresis: float = 1.2
     columns_per_lookup: float = 1.5
+    learnable_at_once: int = 8
     cold_share: float = 0.1
 
     @property
@@ -93,7 +95,7 @@ class PrincipalPlanner:
                 density[slot, ::-1, level] = _pool(worth[slot, ::-1, level], cost[slot, ::-1, level])
         density = np.minimum.accumulate(density, axis=2)
         learnable = self.columns_per_lookup * evidence.counts.sum(axis=1) / rows.sum(axis=1)
-        beyond = np.arange(evidence.dim) >= np.maximum(learnable, 1)[:, None]
+        beyond = np.arange(evidence.dim) >= np.maximum(learnable, self.learnable_at_once)[:, None]
         density = np.where(beyond[:, None, :], 0.0, density)
         cheap = cost.sum(axis=(1, 2)) <= budget.max_bytes * _CHEAP_SHARE
         density[cheap] += 2 * (density.max(initial=0.0) or 1.0)  # dearer than all others, but not beyond price
