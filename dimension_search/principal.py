@@ -30,6 +30,7 @@ Floats = NDArray[np.float64]
 _SLOWEST_FALL = 0.9
 _UNKNOWN_FALL = 0.5
 _CHEAP_SHARE = 1e-2
+_LEAST_WORTH = 1e-12  # where there is room, a column that did nothing yet is not taken away for that
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class PrincipalPlanner:
     """
 
     hysteresis: float = 1.2
-    columns_per_lookup: float = 1.5
+    columns_per_lookup: float = 2.0
     learnable_at_once: int = 8
     cold_share: float = 0.1
 
@@ -57,14 +58,14 @@ class PrincipalPlanner:
 
     def worth(self, evidence: BlockEvidence) -> Floats:
         """See `Planner.worth`; column k of a block stands for its k-th direction."""
-        worth = evidence.spectrum.copy()
+        worth = evidence.spectrum + _LEAST_WORTH * evidence.spectrum.max(initial=0)
         for slot, band in np.argwhere(evidence.widths < evidence.dim):
             _continue(worth[slot, band], int(evidence.widths[slot, band]))
         rows = np.maximum(evidence.rows, 1)
         for band in range(evidence.bands - 2, -1, -1):
             share = self.cold_share * rows[:, band] / rows[:, band + 1]
             worth[:, band] = np.maximum(worth[:, band], share[:, None] * worth[:, band + 1])
-        return worth
+        return np.asarray(worth, np.float64)
 
     def choose(self, evidence: BlockEvidence, budget: DimensionBudget) -> NDArray[np.bool_]:
         """See `Planner.choose`."""
