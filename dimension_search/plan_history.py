@@ -4,7 +4,7 @@ Knows a folder and one file in it, no trainer. One plan a line, as JSON, oldest 
 trained from it: losing it costs the history and no model.
 
 Invariant: a plan that `append` returned from is on the disk; a line torn by a crash is dropped, the whole ones before
-and after it are kept; the file never holds more than twice the plans that are kept.
+and after it are kept; the file never holds more than twice the lines that are kept.
 """
 
 import logging
@@ -26,7 +26,7 @@ class PlanHistory:
 
     Args:
         folder: holds the file; must exist before the first `append`.
-        kept: plans to keep at least.
+        kept: lines to keep at least.
     """
 
     def __init__(self, folder: Path, kept: int = KEPT_PLANS) -> None:
@@ -52,13 +52,18 @@ class PlanHistory:
         if self._lines >= 2 * self._kept:
             self._shorten()
 
-    def read(self) -> list[DimensionPlan]:
-        """The last plans, oldest first; empty where there are none yet."""
-        if not self._path.exists():
-            return []
-        lines = self._path.read_bytes().splitlines()
-        plans = [_plan_in(line, f"{self._path}:{number}") for number, line in enumerate(lines, 1)]
-        return [plan for plan in plans if plan is not None][-self._kept :]
+    def read(self, last: int | None = None) -> list[DimensionPlan]:
+        """The last plans, oldest first; empty where there are none yet.
+
+        Args:
+            last: how many at most, from 1 on; None for all that are kept.
+        """
+        lines = list(enumerate(self._lines_now(), 1))[-min(last or self._kept, self._kept) :]
+        plans = [_plan_in(line, f"{self._path}:{number}") for number, line in lines]
+        return [plan for plan in plans if plan is not None]
+
+    def _lines_now(self) -> list[bytes]:
+        return self._path.read_bytes().splitlines() if self._path.exists() else []
 
     def _line_break(self, end: int) -> bytes:
         """What must stand before the next line: a line break where a crash has torn the last one."""
@@ -70,15 +75,15 @@ class PlanHistory:
 
     def _shorten(self) -> None:
         """Keeps the last plans only: written beside, fsynced, renamed."""
-        plans = self.read()
+        lines = self._lines_now()[-self._kept :]
         beside = self._path.with_name(_FILE + ".unfinished")
         with beside.open("wb") as file:
-            file.write(b"".join(write_plan(plan) + b"\n" for plan in plans))
+            file.write(b"".join(line + b"\n" for line in lines))
             file.flush()
             os.fsync(file.fileno())
         beside.rename(self._path)
         _sync_folder(self._path.parent)
-        self._lines = len(plans)
+        self._lines = len(lines)
 
 
 def _plan_in(line: bytes, place: str) -> DimensionPlan | None:

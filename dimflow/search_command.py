@@ -20,6 +20,7 @@ from dimflow.plan_report import print_plans
 __all__ = ["add_search_arguments", "run_search"]
 
 _POLL_S = 0.1
+_LOOKED_AT = 20  # last plans: more than any trainer makes between two looks
 _REFUSED = 1
 
 
@@ -62,10 +63,13 @@ def run_search(args: argparse.Namespace) -> int:
 def _search(folder: Path, mode: SearchMode, timeout_s: float) -> DimensionPlan:
     asked_ms = time.time_ns() // 1_000_000
     deadline = time.monotonic() + timeout_s
+    history = PlanHistory(folder)
+    earlier = history.read(_LOOKED_AT)
     ask(folder, mode, asked_ms)
     try:
         while True:
-            plan = _answer(folder, asked_ms)
+            plans = history.read(_LOOKED_AT)
+            plan = next((plan for plan in plans if _answers(plan, asked_ms) and plan not in earlier), None)
             if plan is not None:
                 return plan
             if time.monotonic() >= deadline:
@@ -78,7 +82,6 @@ def _search(folder: Path, mode: SearchMode, timeout_s: float) -> DimensionPlan:
     raise SearchUnanswered(message)
 
 
-def _answer(folder: Path, asked_ms: int) -> DimensionPlan | None:
-    plans = PlanHistory(folder).read()
-    answers = (plan for plan in plans if plan.trigger == COMMAND_TRIGGER and plan.created_ms >= asked_ms)
-    return next(answers, None)
+def _answers(plan: DimensionPlan, asked_ms: int) -> bool:
+    """Whether a request asked for it; a trainer's clock may count in whole seconds."""
+    return plan.trigger == COMMAND_TRIGGER and plan.created_ms >= asked_ms // 1000 * 1000

@@ -24,6 +24,8 @@ def test_plans_come_back_in_order_in_this_process_and_the_next(tmp_path: Path) -
         history.append(plan)
 
     assert history.read() == plans
+    assert history.read(last=2) == plans[1:]
+    assert history.read(last=9) == plans
     PlanHistory(tmp_path).append(made_plan(3))
     assert numbers(history) == [0, 1, 2, 3]
     assert (tmp_path / "plans.jsonl").read_bytes().count(b"\n") == 4

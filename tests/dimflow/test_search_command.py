@@ -45,9 +45,11 @@ class TrainersSide(threading.Thread):
 def answering(decision: str, reason: str = "asked for") -> Answer:
     def answer(request: SearchRequest) -> list[DimensionPlan]:
         verdict = Verdict(decision=decision, reason=reason)  # type: ignore[arg-type]
+        second_ms = request.asked_ms // 1000 * 1000  # a trainer that counts seconds
         return [
             made_plan(1, trigger="samples", created_ms=request.asked_ms, verdict=verdict),
-            made_plan(2, trigger="command", created_ms=request.asked_ms, verdict=verdict),
+            made_plan(8, trigger="command", created_ms=second_ms - 1000, verdict=verdict),
+            made_plan(2, trigger="command", created_ms=second_ms, verdict=verdict),
         ]
 
     return answer
@@ -58,7 +60,7 @@ def test_what_was_asked_for_is_done_and_shown(
     tmp_path: Path, mode: str, decision: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before_ms = time.time_ns() // 1_000_000
-    PlanHistory(tmp_path).append(made_plan(9, trigger="command", created_ms=before_ms - 1))
+    PlanHistory(tmp_path).append(made_plan(9, trigger="command", created_ms=before_ms))
     with TrainersSide(tmp_path, answering(decision)) as trainer:
         assert main(["search", "--state-dir", str(tmp_path), f"--{mode}"]) == 0
 
@@ -68,7 +70,8 @@ def test_what_was_asked_for_is_done_and_shown(
     assert f"{decision}: asked for" in shown.out
     assert "command, principal" in shown.out
     assert " 500,000 " in shown.out
-    assert "2,250,000" not in shown.out  # the answer to somebody else
+    assert "2,250,000" not in shown.out  # the answer to somebody else, a moment before
+    assert "2,000,000" not in shown.out
     assert shown.err == ""
 
 
