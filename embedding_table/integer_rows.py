@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedding_table.code_words import write_int4, write_int8
+from embedding_table.machine_words import add_scaled_row, sum_of_squares
 from embedding_table.packed_words import BLOCK, CODED, HALF, range_at, set_half_at, set_unpacked
 from embedding_table.row_ranges import Ends
 from embedding_table.row_scales import RowScales, scales_of
@@ -118,26 +119,6 @@ def _write_rows(
 
 
 @kernel
-def _squared_error(
-    values: NDArray[np.float32],
-    row: np.uint64,
-    width: np.uint64,
-    scale: np.float32,
-    bias: np.float32,
-    bits: int,
-    data: NDArray[np.uint8],
-    row_bytes: np.uint64,
-    decoded: NDArray[np.float32],
-) -> np.float32:
-    set_unpacked(decoded, np.uint64(0), data, row * row_bytes, width, np.uint64(bits), scale, bias)
-    total = _ZERO
-    for column in range(width):
-        error = values[row * width + column] - decoded[column]
-        total += error * error
-    return total
-
-
-@kernel
 def _row_errors(
     values: NDArray[np.float32],
     width: int,
@@ -147,14 +128,16 @@ def _row_errors(
     row_bytes: int,
     errors: NDArray[np.float32],
 ) -> None:
-    """What each row loses as it is written."""
+    """Squared error of each row as it is written."""
     scale, bias = scales.scale, scales.bias
+    columns, start = np.uint64(width), np.uint64(0)
     decoded = np.empty(width, np.float32)
     for number in range(errors.size):
         row = np.uint64(number)
-        errors[row] = _squared_error(
-            values, row, np.uint64(width), scale[row], bias[row], bits, data, np.uint64(row_bytes), decoded
-        )
+        at = row * np.uint64(row_bytes)
+        set_unpacked(decoded, start, data, at, columns, np.uint64(bits), scale[row], bias[row])
+        add_scaled_row(decoded, start, values, row * columns, columns, np.float32(-1))
+        errors[row] = sum_of_squares(decoded, start, columns)
 
 
 @kernel

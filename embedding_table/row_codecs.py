@@ -40,6 +40,7 @@ __all__ = ["CODECS", "PackedRows", "RowCodec", "codec_named"]
 
 _NOTHING = np.zeros(0, np.float32)
 _ROUNDING = 1 + 2.0**-9  # a scale is rounded to 11 bits, decoding rounds twice
+_HALF_ROUNDING = 2.0**-26  # half of what a subnormal binary16 scale may be off by
 _THREADED_VALUES = 1 << 16
 
 
@@ -238,12 +239,16 @@ class RowCodec:
             return np.full(low.size, shared[0], np.float64)
         if self.form == CODED:
             scales, biases = shared[:CODES], shared[CODES:]
-            middles = (biases[1:].astype(np.float64) + biases[:-1]) / 2
-            bias = biases[np.searchsorted(middles, low)]
+            above = np.minimum(np.searchsorted(biases, low), CODES - 1)
+            below = np.maximum(above - 1, 0)
+            with np.errstate(over="ignore"):
+                bias = biases[np.where(low - biases[below] <= biases[above] - low, below, above)]
             scale = scales[np.minimum(np.searchsorted(scales, steps_of(low, high, bias, self.bits)), CODES - 1)]
-            return np.maximum(scale, np.abs(low.astype(np.float64) - bias))
+            step = scale.astype(np.float64) * (1 + 2.0 ** (self.bits - 13))  # a greatest code is lifted by no more
+            return np.maximum(step, np.abs(low.astype(np.float64) - bias))
         bias = low.astype(np.float16).astype(np.float32)
-        return np.maximum(steps_of(low, high, bias, self.bits), FINEST[self.bits]).astype(np.float64) / 2
+        step = np.maximum(steps_of(low, high, bias, self.bits), FINEST[self.bits]).astype(np.float64)
+        return np.asarray(step / 2 + _HALF_ROUNDING)
 
 
 def _all_codecs() -> dict[str, RowCodec]:

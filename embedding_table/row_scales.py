@@ -43,36 +43,24 @@ class RowScales(NamedTuple):
 
 
 @kernel
-def _nearest_entry(shared: NDArray[np.float32], first: np.uint64, value: np.float32) -> np.uint64:
-    """Number of the entry of an ascending codebook, from `first` on, that is nearest; the first of equal ones."""
-    below, above = first, first + _CODES
-    while below < above:
-        middle = (below + above) >> np.uint64(1)
-        if shared[middle] < value:
-            below = middle + np.uint64(1)
-        else:
-            above = middle
-    if below == first + _CODES:
-        below -= np.uint64(1)
-    if below > first and value - shared[below - np.uint64(1)] <= shared[below] - value:
-        below -= np.uint64(1)
-    while below > first and shared[below - np.uint64(1)] == shared[below]:
-        below -= np.uint64(1)
-    return below - first
+def _entries_below(shared: NDArray[np.float32], first: np.uint64, value: np.float32) -> np.uint64:
+    """How many of the 256 ascending entries from `first` on are below a value."""
+    below, step = np.uint64(0), _CODES >> np.uint64(1)
+    while step:  # no branch on an entry: half of them would be foreseen wrongly
+        below += step * np.uint64(shared[first + below + step - np.uint64(1)] < value)
+        step >>= np.uint64(1)
+    return below + np.uint64(shared[first + below] < value)
 
 
 @kernel
-def _coded_scale(shared: NDArray[np.float32], step: np.float32) -> np.uint64:
-    """Number of the least scale that is a step at least, 256 where there is none."""
-    wanted = step * _UNDER
-    below, above = np.uint64(0), _CODES
-    while below < above:
-        middle = (below + above) >> np.uint64(1)
-        if shared[middle] < wanted:
-            below = middle + np.uint64(1)
-        else:
-            above = middle
-    return below
+def _nearest_entry(shared: NDArray[np.float32], value: np.float32) -> np.uint64:
+    """Number of the nearest bias, the lower one halfway, the first of equal ones."""
+    found = min(_entries_below(shared, _CODES, value), _CODES - np.uint64(1))
+    if found and value - shared[_CODES + found - np.uint64(1)] <= shared[_CODES + found] - value:
+        found -= np.uint64(1)
+    while found and shared[_CODES + found - np.uint64(1)] == shared[_CODES + found]:
+        found -= np.uint64(1)
+    return found
 
 
 @kernel
@@ -101,9 +89,10 @@ def _coded_scales(
     scale_codes, bias_codes = out.scale_code, out.bias_code
     lowest, highest = shared[_CODES], shared[_CODES + _CODES - np.uint64(1)]
     for row in range(low.size):
-        bias_code = _nearest_entry(shared, _CODES, low[row])
+        bias_code = _nearest_entry(shared, low[row])
         bias = shared[_CODES + bias_code]
-        scale_code = _coded_scale(shared, coded_step(low[row], high[row], bias, levels))
+        step = coded_step(low[row], high[row], bias, levels)
+        scale_code = _entries_below(shared, np.uint64(0), step * _UNDER)
         scales[row], biases[row] = _ZERO, bias
         if scale_code == _CODES:
             continue
