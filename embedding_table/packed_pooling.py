@@ -32,7 +32,7 @@ __all__ = ["PackedViews", "pool_packed_bags", "views_of"]
 _CHUNK = np.uint64(64)  # lookups whose rows are on their way together
 _NONE = np.uint32(0xFFFFFFFF)
 _MOST_CODE_BITS = np.uint64(8)
-_ONE = np.uint64(1)
+_NO, _ONE = np.uint64(0), np.uint64(1)
 _ROWS = 1 << ROW_BITS
 _LINE_BYTES = 64
 _HUGE_PAGE_BYTES = 2 << 20
@@ -74,37 +74,20 @@ def _locate(
     owners: NDArray[np.uint32],
 ) -> None:
     """Byte and store of the next rows, and begins to load them."""
+    known, row_bytes = _NONE, _NO
     for k in range(min(_CHUNK, np.uint64(handles.size) - first)):
         handle = handles[first + k]
         if handle == ABSENT:
             owners[k] = _NONE
             continue
         slab = slab_of(handle)
-        store = np.uint64(slab_store[slab])
-        row_bytes = stores[store, ROW_BYTES]
+        if slab_store[slab] != known:
+            known = slab_store[slab]
+            row_bytes = stores[np.uint64(known), ROW_BYTES]
         start = slab_start[slab] + row_of(handle) * row_bytes
-        starts[k], owners[k] = start, store
+        starts[k], owners[k] = start, known
         prefetch(memory, start)
         prefetch(memory, start + row_bytes - _ONE)
-
-
-@kernel
-def _read_ranges(
-    count: np.uint64,
-    memory: NDArray[np.uint8],
-    stores: NDArray[np.uint64],
-    shared: NDArray[np.float32],
-    starts: NDArray[np.uint64],
-    owners: NDArray[np.uint32],
-    scales: NDArray[np.float32],
-    biases: NDArray[np.float32],
-) -> None:
-    """Scale and bias of located rows that have codes."""
-    for k in range(count):
-        store = np.uint64(owners[k])
-        if owners[k] != _NONE and stores[store, BITS] <= _MOST_CODE_BITS and stores[store, WIDTH]:
-            codes_end = starts[k] + stores[store, CODE_BYTES]
-            scales[k], biases[k] = range_at(memory, codes_end, stores[store, FORM], shared, stores[store, SHARED])
 
 
 @kernel
@@ -131,12 +114,12 @@ def pool_packed_bags(
     memory, slab_start, slab_store = views.memory, views.slab_start, views.slab_store
     stores, all_columns, shared = views.stores, views.columns, views.shared
     starts, owners = np.empty(_CHUNK, np.uint64), np.empty(_CHUNK, np.uint32)
-    scales, biases = np.zeros(_CHUNK, np.float32), np.zeros(_CHUNK, np.float32)
     flat = out.reshape(-1)
     dim = np.uint64(out.shape[1])
     decoded = np.empty(out.shape[1], np.float32)
     last = np.uint64(offsets[hi_bag])
     first, behind = np.uint64(offsets[lo_bag]), np.uint64(offsets[lo_bag])
+    store, bits, width, code_bytes, form, entry = _NONE, _NO, _NO, _NO, _NO, _NO  # of the row before
     for bag in range(lo_bag, hi_bag):
         to = np.uint64(bag - lo_bag) * dim
         empty = True
@@ -145,25 +128,31 @@ def pool_packed_bags(
             if lookup == behind:
                 first, behind = lookup, min(lookup + _CHUNK, last)
                 _locate(handles, first, memory, slab_start, slab_store, stores, starts, owners)
-                _read_ranges(behind - first, memory, stores, shared, starts, owners, scales, biases)
             k = lookup - first
             if owners[k] == _NONE:
                 continue
-            store = np.uint64(owners[k])
-            bits, width = stores[store, BITS], stores[store, WIDTH]
+            start = starts[k]
+            if owners[k] != store:  # seldom: a slot's rows are most often of one tier
+                store = owners[k]
+                notes = np.uint64(store)
+                bits, width, code_bytes = stores[notes, BITS], stores[notes, WIDTH], stores[notes, CODE_BYTES]
+                form, entry = stores[notes, FORM], stores[notes, SHARED]
+            scale, bias = _ZERO, _ZERO
+            if bits <= _MOST_CODE_BITS and width:
+                scale, bias = range_at(memory, start + code_bytes, form, shared, entry)
             if empty and width == dim:
-                set_unpacked(flat, to, memory, starts[k], dim, bits, scales[k], biases[k])
+                set_unpacked(flat, to, memory, start, dim, bits, scale, bias)
                 empty = False
                 continue
             if empty:
                 fill_row(flat, to, dim, _ZERO)
                 empty = False
             if width == dim:
-                add_unpacked(flat, to, memory, starts[k], dim, bits, scales[k], biases[k])
+                add_unpacked(flat, to, memory, start, dim, bits, scale, bias)
             else:
-                set_unpacked(decoded, np.uint64(0), memory, starts[k], width, bits, scales[k], biases[k])
+                set_unpacked(decoded, np.uint64(0), memory, start, width, bits, scale, bias)
                 for place in range(width):
-                    flat[to + np.uint64(all_columns[store, place])] += decoded[place]
+                    flat[to + np.uint64(all_columns[np.uint64(store), place])] += decoded[place]
         if empty:
             fill_row(flat, to, dim, _ZERO)
         members = offsets[bag + 1] - offsets[bag]
