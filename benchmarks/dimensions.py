@@ -104,17 +104,14 @@ def rules_of(method: str, share: float, data: str, rows: int) -> DimensionRules:
     full = int(_final_rows(data, rows).sum() * (COLUMN_BYTES * DIM + STATE_BYTES))
     if method.startswith("continual"):
         bands = BANDS if method == "continual_bands" else HeatBands()
-        first = min(16_384, rows // 40)
         return DimensionRules(
             planner=PrincipalPlanner(),
             heat=bands,
             half_life_samples=HALF_LIFE_SAMPLES,
             max_bytes=int(share * full),
-            first_search_samples=first,
-            search_every_samples=min(50_000, rows // 8),
-            budget_search_samples=first,
-            window_samples=min(8192, rows // 20),
-            judge_samples=min(4096, rows // 40),
+            first_search_samples=2048,
+            search_every_samples=50_000,
+            budget_search_samples=8192,
         )
     return DimensionRules(
         planner=ColumnPruning("magnitude" if method == "magnitude" else "sseds"),

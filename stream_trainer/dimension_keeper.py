@@ -24,6 +24,7 @@ from dimension_search.heat import HeatBands
 from dimension_search.plan import Decision, DimensionPlan, Verdict
 from dimension_search.planner import Planner, make_plan
 from dimension_search.principal import PrincipalPlanner
+from dimension_search.search_request import COMMAND_TRIGGER
 from embedding_table.saliency_sums import SaliencySums
 from embedding_table.table import EmbeddingTable, LiveRows
 from model_contract.schema import ModelSchema
@@ -37,6 +38,7 @@ __all__ = ["SLICE_ROWS", "DimensionKeeper", "DimensionRules"]
 logger = logging.getLogger(__name__)
 
 SLICE_ROWS = 20_000
+_SMALLEST_WINDOW = 512
 _ROW_STATE_BYTES = DimensionBudget(0, 1).row_state_bytes
 _REMEMBERED = ("rows", "counts", "spectrum", "squared")
 
@@ -57,7 +59,8 @@ class DimensionRules:
         steps: allowed widths, empty for any.
         drop_cold: whether colder bands may be given up; see `DimensionBudget`.
         first_search_samples: samples before the first search.
-        search_every_samples: samples between two searches; 0 for never by itself.
+        search_every_samples: samples between two searches; 0 for never by itself. The first searches follow at twice
+            the samples each, by smaller windows: a young table should not learn in columns it will not keep.
         budget_search_samples: samples between two searches that the budget asks for.
         window_samples: samples of the evidence.
         judge_samples: held-back samples that a plan is judged on.
@@ -118,8 +121,10 @@ class DimensionKeeper:
         self._pass = SaliencyPass(schema, step.layout)
         self._remembered: BlockEvidence | None = None
         self._last_search = 0
+        self._window = _SMALLEST_WINDOW
         self._done = False
         self._asked: str | None = None
+        self._mode = "apply"
         self._trigger: str | None = None
         self._sums = self._new_sums()
         self._plan: DimensionPlan | None = None
@@ -175,10 +180,11 @@ class DimensionKeeper:
             if self._trigger is None:
                 return
             self._sums = self._new_sums()
+            self._window = max(_SMALLEST_WINDOW, min(self.rules.window_samples, samples // 4))
         looked_up = self._pass.look_up(self._table, batch, self._heat, now_s)
         if self._plan is None:
             self._pass.observe(self._step.parameters, batch, looked_up, self._sums)
-            if self._sums.samples >= self.rules.window_samples:
+            if self._sums.samples >= self._window:
                 self._make_plan(now_s, samples)
         else:
             self._judge(batch, looked_up)
@@ -255,13 +261,15 @@ class DimensionKeeper:
 
     def _due(self, samples: int) -> str | None:
         if self._asked is not None:
-            return "command"
+            self._mode, self._asked = self._asked, None
+            return COMMAND_TRIGGER
+        self._mode = "apply"
         if self._done or self.rules.search_every_samples == 0:
             return None
-        passed = samples - self._last_search
         if self.searches == 0:
             return "samples" if samples >= self.rules.first_search_samples else None
-        if passed >= self.rules.search_every_samples:
+        passed = samples - self._last_search
+        if passed >= min(self.rules.search_every_samples, max(self._last_search, self.rules.first_search_samples)):
             return "samples"
         over = passed >= self.rules.budget_search_samples and self.bytes_planned > self.budget_bytes
         return "budget" if over else None
@@ -321,12 +329,12 @@ class DimensionKeeper:
         judged.weight += float(batch.weights.sum())
         judged.before += self._pass.log_loss(parameters, batch, looked_up)
         judged.after += self._pass.log_loss(parameters, batch, looked_up, wanted, missing)
-        if judged.samples < self.rules.judge_samples:
+        if judged.samples < min(self.rules.judge_samples, self._window):
             return
         before, after = judged.before / max(judged.weight, 1e-9), judged.after / max(judged.weight, 1e-9)
         rise = after / before - 1
         fits = bool(rise <= self.rules.tolerance)
-        only = self._asked == "plan-only"
+        only = self._mode == "plan-only"
         reason = f"log-loss {rise:+.2%} on held-back samples, tolerance {self.rules.tolerance:.2%}"
         decision: Decision = "refused" if not fits else "planned" if only else "applied"
         self._end(
@@ -352,7 +360,7 @@ class DimensionKeeper:
         elif verdict.decision == "refused":
             self.refused += 1
         self.last_plan = plan
-        self._plan = self._trigger = self._asked = None
+        self._plan = self._trigger = None
         level = logging.WARNING if verdict.decision == "refused" else logging.INFO
         logger.log(
             level, "plan %s: %d to %d bytes, %s", verdict.decision, plan.bytes_before, plan.bytes_after, verdict.reason
