@@ -55,6 +55,7 @@ _SORT_SAMPLES = 16_384
 _EVERYTHING = 1 << 40
 BANDS = HeatBands((0.03, 0.5))
 HALF_LIFE_SAMPLES = 20_000
+COUNT_HALF_LIFE_S = 1e9  # these streams span from an hour's traffic to years of it: counts are left as they are
 
 
 @lru_cache(maxsize=1)
@@ -72,7 +73,9 @@ def _final_rows(data: str, rows: int) -> NDArray[np.int64]:
 
 def _learner(stream: ClickStream, dim: int, seed: int, recipe: Recipe, rules: DimensionRules | None = None) -> Learner:
     nowhere = Path("unused")
-    settings = TrainerSettings(model_file=nowhere, state_dir=nowhere, seed=seed, memory_bytes=4 << 30)
+    settings = TrainerSettings(
+        model_file=nowhere, state_dir=nowhere, seed=seed, memory_bytes=4 << 30, count_half_life_s=COUNT_HALF_LIFE_S
+    )
     return make_learner(replace(stream.schema, dim=dim), settings, recipe, rules)
 
 
