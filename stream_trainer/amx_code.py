@@ -28,6 +28,8 @@ __all__ = [
     "release_tiles",
 ]
 
+binding.initialize_native_asmparser()  # numba starts LLVM without; a kernel that calls a cached one needs it as well
+
 TILE = 512  # bfloat16 in a tile
 BLOCK = 32  # rows and columns of a block of sums: two tiles by two
 
@@ -72,7 +74,6 @@ def _machine_code(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _assembly(builder: Any, kind: Any, text: str, constraint: str, *arguments: Any) -> Any:
-    binding.initialize_native_asmparser()  # numba starts LLVM without one; a kernel from the cache needs none
     function = ir.FunctionType(kind, [argument.type for argument in arguments])
     return builder.asm(function, text, constraint, arguments, side_effect=True)
 

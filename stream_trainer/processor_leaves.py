@@ -17,6 +17,8 @@ from model_contract.compiled import kernel
 
 __all__ = ["cpuid"]
 
+binding.initialize_native_asmparser()  # numba starts LLVM without; a kernel that calls a cached one needs it as well
+
 _WORD = ir.IntType(32)
 
 
@@ -30,7 +32,6 @@ def _cpuid(typing_context: Any, leaf: Any, subleaf: Any, registers: Any) -> Any:
     """Writes EAX, EBX, ECX, EDX to registers[0 : 4]."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        binding.initialize_native_asmparser()  # numba starts LLVM without one; a kernel from the cache needs none
         function = ir.FunctionType(ir.LiteralStructType([_WORD] * 4), [_WORD, _WORD])
         constraint = "={eax},={ebx},={ecx},={edx},{eax},{ecx}"
         found = builder.asm(function, "cpuid", constraint, list(arguments[:2]), side_effect=True)
