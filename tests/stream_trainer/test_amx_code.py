@@ -1,5 +1,10 @@
 """One tile and one block at a time, against numpy, at every edge of a matrix."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -18,6 +23,7 @@ from stream_trainer.amx_code import (
 from tests.stream_trainer.amx_cases import bf16_bits, needs_amx
 
 pytestmark = needs_amx
+ROOT = Path(__file__).resolve().parent.parent.parent
 KINDS = ("rows", "rows turned", "pairs", "pairs turned")
 EDGES = [(40, 50), (32, 32), (16, 32), (32, 16), (16, 16), (15, 31), (17, 33), (31, 15), (7, 1), (1, 7), (0, 5)]
 
@@ -119,3 +125,29 @@ def test_a_block_is_the_sum_over_its_steps(steps: int) -> None:
     assert np.array_equal(rows[:, :32], a @ b)
     assert (rows[:, 32:] == -1).all()
     assert (out[:3] == -1).all()
+
+
+def test_a_new_kernel_may_call_a_cached_one(tmp_path: Path) -> None:
+    """The second process compiles a caller, and has the code of what it calls from the cache."""
+    called = """
+import numpy as np
+from stream_trainer.amx_products import pack_left
+one = np.ones((1, 1), np.float32)
+tiles = np.empty(1024, np.uint16)
+pack_left(one, tiles)
+"""
+    caller = """
+import numba
+@numba.njit
+def pack(matrix, out):
+    pack_left(matrix, out)
+pack(one, tiles)
+print(tiles[0] == 0x3F80)
+"""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    for program in (called, called + caller):
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "True"
