@@ -23,6 +23,7 @@ from benchmarks.overlapped_training import decoded, learn_overlapped
 from benchmarks.report import report
 from benchmarks.seed_setting import SeedSetting, bare_mlp_rate, bf16_batch, seed_rate
 from benchmarks.stage_shares import measure_stages
+from stream_trainer.amx_support import amx_is_usable
 from stream_trainer.learner import Learner
 from stream_trainer.process import make_learner
 from stream_trainer.recipe import Recipe
@@ -41,10 +42,10 @@ def new_learner(stream: ClickStream, precision: Precision, seed: int = 0) -> Lea
 
 
 def clicks(stream: ClickStream, bf16_messages: int) -> dict[str, float | str]:
-    """Rates and shares of the click stream."""
+    """Rates and shares of the click stream; bf16 on so many messages only where torch does it, and slowly."""
     rate = learn_overlapped(new_learner(stream, "fp32"), decoded(stream), _WARM_MESSAGES)
-    few = islice(decoded(stream), bf16_messages + 1)
-    bf16_rate = learn_overlapped(new_learner(stream, "bf16"), few, warm=1)
+    messages, warm = (None, _WARM_MESSAGES) if amx_is_usable() else (bf16_messages + 1, 1)
+    bf16_rate = learn_overlapped(new_learner(stream, "bf16"), islice(decoded(stream), messages), warm)
     spent, sparse_side = measure_stages(
         new_learner(stream, "fp32"), decoded(stream), Recipe().batch_size, _WARM_MESSAGES
     )
@@ -60,7 +61,9 @@ def clicks(stream: ClickStream, bf16_messages: int) -> dict[str, float | str]:
 
 
 def seed_setting(rows: int, batches: int, bf16_batches: int) -> dict[str, float | str]:
-    """Rates of DLRM's setting beside the limit of its MLPs."""
+    """Rates of DLRM's setting beside the limit of its MLPs; bf16 in so few batches only where torch does it."""
+    if amx_is_usable():
+        bf16_batches = batches
     results: dict[str, float | str] = {"seed_rows_per_table": rows}
     few = bf16_batch()
     results["seed_bf16_batch_size"] = few
