@@ -20,12 +20,21 @@ Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 _PACKAGES = ("numpy", "numba", "llvmlite", "torch", "pyarrow", "msgspec", "faust-streaming", "redis", "kafka-python")
 
 
-def report(benchmark: str, results: Mapping[str, Json]) -> None:
-    """Prints machine, versions and command for a reader, then everything once more as one line of JSON."""
+def report(benchmark: str, results: Mapping[str, Json], kept: Path | None = None) -> None:
+    """Prints machine, versions and command for a reader, then everything once more as one line of JSON.
+
+    Args:
+        benchmark: name.
+        results: by name.
+        kept: file to write that line to as well.
+    """
     described = machine()
     for name, value in described.items():
         print(f"# {name}: {value}", file=sys.stderr)
-    print(json.dumps({"benchmark": benchmark, "machine": described, "results": dict(results)}), flush=True)
+    line = json.dumps({"benchmark": benchmark, "machine": described, "results": dict(results)})
+    if kept is not None:
+        kept.write_text(line + "\n", encoding="utf-8")
+    print(line, flush=True)
 
 
 def machine() -> dict[str, Json]:

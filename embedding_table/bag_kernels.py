@@ -4,7 +4,8 @@ Knows nothing of ids, networks or threads; both run on a range of bags and are c
 kernels. A bag is one (sample, slot): bag k = b * F + f holds lookups offsets[k] .. offsets[k + 1].
 
 Invariant: what a narrow row computes is what a masked row of full width computes: its columns are scattered to where
-they belong, the others read as zero, and only its own columns' gradient is used.
+they belong, the others read as zero, and only its own columns' gradient is used. Rows of a bag are added in their order
+whatever their widths, so that columns of zeros, added or taken away, do not change a bit.
 """
 
 import numpy as np
@@ -15,6 +16,7 @@ from embedding_table.hash_index import ABSENT
 from embedding_table.machine_words import add_rows, copy_row, fill_row, prefetch
 from embedding_table.row_adagrad import POOL_MEAN, PREFETCH_AHEAD, train_rows
 from embedding_table.row_layout import TableViews, slab_of, value_offset
+from embedding_table.saliency_sums import fold_products
 from embedding_table.slot_update import update_share
 from embedding_table.update_scratch import UpdateScratch, new_scratch
 from model_contract.compiled import fast_kernel, kernel
@@ -39,6 +41,15 @@ def _scatter_row(
 ) -> None:
     for place in range(np.uint64(columns.size)):
         out[at + np.uint64(columns[place])] += values[start + place]
+
+
+@kernel
+def _place_row(
+    columns: NDArray[np.uint16], values: NDArray[np.float32], start: np.uint64, out: NDArray[np.float32], at: np.uint64
+) -> None:
+    """Stores, where _scatter_row adds: a value of -0.0 stays one, as in a row that is copied whole."""
+    for place in range(np.uint64(columns.size)):
+        out[at + np.uint64(columns[place])] = values[start + place]
 
 
 @kernel
@@ -70,7 +81,7 @@ def _copy_rows(
             fill_row(out, at, dim, np.float32(0))
             if width:
                 columns = block_columns[np.uint64(slab_block[slab_of(handle)])][:width]
-                _scatter_row(columns, values, value_offset(handle, width), out, at)
+                _place_row(columns, values, value_offset(handle, width), out, at)
 
 
 @kernel
@@ -109,6 +120,8 @@ def _pool_rows(
                     add_rows(out, at, dim, values, starts, np.uint64(0), listed)
                     listed = np.uint64(0)
             elif width:
+                add_rows(out, at, dim, values, starts, np.uint64(0), listed)
+                listed = np.uint64(0)
                 columns = block_columns[np.uint64(slab_block[slab_of(handle)])][:width]
                 _scatter_row(columns, values, value_offset(handle, width), out, at)
         add_rows(out, at, dim, values, starts, np.uint64(0), listed)
@@ -162,6 +175,7 @@ def update_bags(
     now_s: int,
     scratch: UpdateScratch,
     decay: float = 1.0,
+    reference_width: float = 0.0,
 ) -> None:
     """One step of row-wise Adagrad on every row of bags lo_bag .. hi_bag, its gradient summed over all its lookups.
 
@@ -179,12 +193,13 @@ def update_bags(
         lr: learning rate.
         eps: added to the root of the accumulator.
         now_s: seconds since epoch.
-        scratch: for as many lookups as the range holds.
+        scratch: for as many lookups as the range holds; made with blocks, saliency is gathered.
         decay: what is left of a row's accumulator before this gradient is added; 1 forgets nothing.
+        reference_width: rows wider than this learn at lr * sqrt(reference_width / d); 0 for all at lr.
     """
     flat = grad.reshape(-1)
     dim = np.uint64(grad.shape[1])
-    rate, tiny, left = np.float32(lr), np.float32(eps), np.float32(decay)
+    rate, tiny, left, reference = np.float32(lr), np.float32(eps), np.float32(decay), np.float32(reference_width)
     length = views.dirty_length[0]
     lookups = np.uint64(offsets[hi_bag] - offsets[lo_bag])
     if lookups * dim <= np.uint64(scratch.gradient.size):
@@ -193,7 +208,9 @@ def update_bags(
             rows = sum_of_single_lookups(views, handles, np.uint64(offsets[lo]), lookups, flat, dim, scratch)
         else:
             rows = sum_of_bags(views, handles, offsets, pooling, lo, hi, flat, dim, scratch)
-        length = train_rows(views, dim, rate, tiny, left, now_s, np.uint64(0), rows, scratch, views.dirty, length)
+        length = train_rows(
+            views, dim, rate, tiny, left, reference, now_s, np.uint64(0), rows, scratch, views.dirty, length
+        )
     else:
         length = update_share(
             views,
@@ -207,6 +224,7 @@ def update_bags(
             rate,
             tiny,
             left,
+            reference,
             now_s,
             0,
             1,
@@ -215,3 +233,4 @@ def update_bags(
             length,
         )
     views.dirty_length[0] = length
+    fold_products(views, scratch)

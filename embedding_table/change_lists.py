@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedding_table.row_layout import TableViews
-from embedding_table.trained_rows import take_marks, unmark_dead
+from embedding_table.slab_kernels import drop_empty_slabs
+from embedding_table.trained_rows import keep_live, take_marks, unmark_dead
 
 __all__ = ["ChangeLists"]
 
@@ -57,6 +58,19 @@ class ChangeLists:
         """Live changed rows; dead ones are dropped from the lists. `replace` has to follow."""
         listed = self._listed()
         return listed[: int(unmark_dead(self._views, listed))]
+
+    def changed(self) -> NDArray[np.uint32]:
+        """Live changed rows u32; marks and lists stay as they are."""
+        listed = np.concatenate([self._views.dirty[: self._views.dirty_length[0]], *self._born])
+        return listed[: int(keep_live(self._views, listed))]
+
+    def forget_empty_slabs(self, live_by_slab: NDArray[np.int32]) -> None:
+        """Drops rows of slabs that have no live one, i32 (slabs,) says which; the slabs are to be released."""
+        length = int(self._views.dirty_length[0])
+        self._views.dirty_length[0] = drop_empty_slabs(self._views.dirty[:length], live_by_slab)
+        kept = [handles[: int(drop_empty_slabs(handles, live_by_slab))] for handles in self._born]
+        self._bytes_used -= sum(old.nbytes - new.nbytes for old, new in zip(self._born, kept, strict=True))
+        self._born = kept
 
     def replace(self, handles: NDArray[np.uint32]) -> None:
         """Lists these marked rows in place of all that were listed."""

@@ -5,12 +5,13 @@ model_contract.errors.DimflowError
     ├── BudgetTooSmall     the byte budget cannot hold even the rows that every table has
     ├── BadLookups         arrays handed to the table disagree in shape, dtype or range
     ├── PinnedRow          a slot's missing row was to be erased
-    └── BadRows            rows to restore do not fit this table's blocks
+    ├── BadRows            rows to restore, or columns to resize to, do not fit this table's blocks
+    └── ResizeUnderway     earlier resizes have left too many old blocks for one more
 """
 
 from model_contract.errors import DimflowError
 
-__all__ = ["BadLookups", "BadRows", "BudgetTooSmall", "PinnedRow", "TableError"]
+__all__ = ["BadLookups", "BadRows", "BudgetTooSmall", "PinnedRow", "ResizeUnderway", "TableError"]
 
 
 class TableError(DimflowError):
@@ -30,4 +31,8 @@ class PinnedRow(TableError):
 
 
 class BadRows(TableError):
-    """Rows to restore name a slot, band or columns that this table does not have."""
+    """Rows or columns name a slot, band or column that this table does not have."""
+
+
+class ResizeUnderway(TableError):
+    """Rows of earlier resizes have to move first."""

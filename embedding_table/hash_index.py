@@ -210,6 +210,10 @@ class HashIndex:
         self._length += added
         return added
 
+    def replace(self, ids: NDArray[np.uint64], handles: NDArray[np.uint32]) -> None:
+        """As `insert` of ids (n,) u64 that are all in the index, which therefore never grows."""
+        _insert(self._entries, kernel_array(ids), handles)
+
     def erase(self, ids: NDArray[np.uint64]) -> int:
         """Removes `ids` (n,) u64; those not in the index are passed over. Answers how many were removed."""
         removed = int(_erase(self._entries, kernel_array(ids)))

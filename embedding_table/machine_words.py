@@ -19,6 +19,7 @@ __all__ = [
     "add_row",
     "add_rows",
     "add_scaled_row",
+    "add_scaled_row_noting_products",
     "copy_row",
     "fill_row",
     "prefetch",
@@ -179,6 +180,43 @@ def add_scaled_row(typing_context: Any, target: Any, at: Any, source: Any, start
         return context.get_dummy_value()
 
     return types.void(target, types.uint64, source, types.uint64, types.uint64, types.float32), generate
+
+
+@_machine_code
+def add_scaled_row_noting_products(
+    typing_context: Any,
+    target: Any,
+    at: Any,
+    source: Any,
+    start: Any,
+    width: Any,
+    scale: Any,
+    sums: Any,
+    squares: Any,
+    to: Any,
+) -> Any:
+    """As add_scaled_row; first sums[to : to + width] += p and squares += p * p, p = target * source as they were."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        row = _Row(context, builder, signature.args[0], *arguments[:2])
+        other = _Row(context, builder, signature.args[2], *arguments[2:4])
+        sum_row = _Row(context, builder, signature.args[6], arguments[6], arguments[8])
+        square_row = _Row(context, builder, signature.args[7], arguments[7], arguments[8])
+
+        def emit(element: Any, lanes: int) -> None:
+            held, added = row.load(element, lanes), other.load(element, lanes)
+            noted = builder.fmul(held, added)
+            sum_row.store(element, lanes, builder.fadd(sum_row.load(element, lanes), noted))
+            square = builder.fmul(noted, noted, flags=_FAST)
+            square_row.store(element, lanes, builder.fadd(square_row.load(element, lanes), square, flags=_FAST))
+            product = builder.fmul(_all_lanes(builder, lanes, arguments[5]), added, flags=_FAST)
+            row.store(element, lanes, builder.fadd(held, product, flags=_FAST))
+
+        _in_vectors(builder, arguments[4], emit)
+        return context.get_dummy_value()
+
+    place = types.uint64
+    return types.void(target, place, source, place, place, types.float32, sums, squares, place), generate
 
 
 @_machine_code

@@ -2,7 +2,9 @@
 
 Knows rows and their state; not bags, lookups or threads. m = decay * m + mean_j g_j^2; w -= lr * g / (sqrt(m) + eps),
 j over the row's active columns (Duchi, Hazan, Singer 2011; one m a row as in FBGEMM's exact_rowwise_adagrad; with a
-decay below 1 a row that is seen often goes on learning).
+decay below 1 a row that is seen often goes on learning). m is a mean over columns, so a wide row takes a longer step
+than a narrow one; with a reference width r, rows wider than r learn at lr * sqrt(r / d). In the same pass over a row
+value * gradient is summed by block and place, the value being that before the step (see saliency_sums).
 
 Invariant: a row is marked dirty and listed once; its count, last use and accumulator are right when this is done.
 While rows are being numbered, a row's accumulator word holds its number instead and the scratch holds the accumulator.
@@ -11,7 +13,7 @@ While rows are being numbered, a row's accumulator word holds its number instead
 import numpy as np
 from numpy.typing import NDArray
 
-from embedding_table.machine_words import add_scaled_row, prefetch, sum_of_squares
+from embedding_table.machine_words import add_scaled_row, add_scaled_row_noting_products, prefetch, sum_of_squares
 from embedding_table.row_layout import (
     ACCUMULATOR,
     COUNT,
@@ -40,6 +42,7 @@ def train_rows(
     rate: np.float32,
     tiny: np.float32,
     left: np.float32,
+    reference_width: np.float32,
     now_s: int,
     first: np.uint64,
     last: np.uint64,
@@ -49,11 +52,14 @@ def train_rows(
 ) -> int:
     """Trains the rows numbered first .. last; appends newly marked ones to `dirty`, answers its new length.
 
-    The gradient of row `number` lies at (number - first) * D in scratch.gradient and is overwritten.
+    The gradient of row `number` lies at (number - first) * D in scratch.gradient and is overwritten. A reference_width
+    of 0 leaves the rate alone.
     """
     values, words, state_words = views.values, views.words, np.uint64(views.state_words)
     slab_width, slab_block, block_columns = views.slab_width, views.slab_block, views.block_columns
     rows, counts, accumulators, totals = scratch.row, scratch.lookups, scratch.accumulator, scratch.gradient
+    products, squares_of_products, block_rows = scratch.products, scratch.squares, scratch.block_rows
+    salient = products.size > 0 and views.saliency.first.size > 0
     for number in range(first, last):
         if number + PREFETCH_AHEAD < last:
             ahead = rows[number + PREFETCH_AHEAD]
@@ -63,14 +69,23 @@ def train_rows(
         handle = rows[number]
         total = (number - first) * dim
         width = np.uint64(slab_width[slab_of(handle)])
+        block = np.uint64(slab_block[slab_of(handle)])
         if width != dim:
-            block = np.uint64(slab_block[slab_of(handle)])
             for column in range(width):  # columns ascend, so none is overwritten before it is read
                 totals[total + column] = totals[total + np.uint64(block_columns[block, column])]
         squares = sum_of_squares(totals, total, width)
         accumulator = left * accumulators[number] + squares / np.float32(width if width else _ONE)
         step = rate / (np.sqrt(accumulator) + tiny)
-        add_scaled_row(values, value_offset(handle, width), totals, total, width, -step)
+        if reference_width > 0 and np.float32(width) > reference_width:
+            step *= np.sqrt(reference_width / np.float32(width))
+        start = value_offset(handle, width)
+        if salient:
+            add_scaled_row_noting_products(
+                values, start, totals, total, width, -step, products, squares_of_products, block * dim
+            )
+            block_rows[block] += np.uint32(1)
+        else:
+            add_scaled_row(values, start, totals, total, width, -step)
         state = state_offset(handle, state_words)
         values[state + ACCUMULATOR] = accumulator
         words[state + LAST_SEEN] = np.uint32(now_s)

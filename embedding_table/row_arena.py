@@ -16,10 +16,18 @@ from numpy.typing import NDArray
 
 from embedding_table.errors import BadRows, BudgetTooSmall
 from embedding_table.hash_index import ABSENT
-from embedding_table.row_layout import LIVE_WORDS, MAX_SLABS, ROW_BITS, SLAB_BYTES, SLAB_WORDS, TableViews
+from embedding_table.row_layout import (
+    LIVE_WORDS,
+    MAX_SLABS,
+    ROW_BITS,
+    SLAB_BYTES,
+    SLAB_WORDS,
+    RunningSaliency,
+    TableViews,
+)
 from embedding_table.slab_kernels import copy_rows, free_rows, list_live, read_rows, take_rows, write_rows
 
-__all__ = ["SLAB_BYTES", "Block", "RowArena", "TableViews"]
+__all__ = ["SLAB_BYTES", "Block", "RowArena", "TableViews", "checked_columns"]
 
 _HUGE_PAGE_BYTES = 2 << 20
 _SLAB_NOTES_BYTES = LIVE_WORDS * 8 + 12  # live bits, width, block and count of live rows
@@ -51,6 +59,19 @@ class Block:
         return self.columns.size
 
 
+def checked_columns(columns: NDArray[np.uint16], dim: int, whose: str) -> NDArray[np.uint16]:
+    """The columns as u16 (d,).
+
+    Raises:
+        BadRows: they do not ascend, or not all of them are below `dim`.
+    """
+    wide = np.asarray(columns).astype(np.int64)
+    if wide.ndim != 1 or np.any(np.diff(wide) <= 0) or np.any(wide >= dim) or np.any(wide < 0):
+        message = f"columns of {whose} are {columns!r}: expected ascending numbers below {dim}"
+        raise BadRows(message)
+    return wide.astype(np.uint16)
+
+
 def _reserve(size_bytes: int) -> mmap.mmap:
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
     memory = mmap.mmap(-1, size_bytes, flags=flags)
@@ -66,15 +87,25 @@ class RowArena:
         dim: D, the widest row.
         budget_bytes: what slabs may take in all; rounded down to whole slabs.
         state_words: 32-bit state words per row, 2 at least: the id comes first.
-        max_blocks: how many blocks may ever be defined.
+        max_blocks: how many blocks there may be at a time.
         track_changes: whether there is room for a list of changed rows.
+        homes: how many homes, to one of which each block belongs, have sums of saliency; 0 keeps none.
+        saliency_keep: what is left of those sums after one more update.
 
     Raises:
         BudgetTooSmall: the budget does not hold one slab.
     """
 
     def __init__(
-        self, dim: int, budget_bytes: int, *, state_words: int = 2, max_blocks: int = 64, track_changes: bool = False
+        self,
+        dim: int,
+        budget_bytes: int,
+        *,
+        state_words: int = 2,
+        max_blocks: int = 64,
+        track_changes: bool = False,
+        homes: int = 0,
+        saliency_keep: float = 1.0,
     ) -> None:
         slabs = min(budget_bytes // SLAB_BYTES, MAX_SLABS)
         if slabs < 1:
@@ -95,37 +126,51 @@ class RowArena:
             slab_width=np.zeros(slabs, np.int32),
             slab_block=np.full(slabs, -1, np.int32),
             block_columns=np.zeros((max_blocks, dim), np.uint16),
+            block_width=np.zeros(max_blocks, np.int32),
+            block_home=np.zeros(max_blocks, np.int32),
             live=np.zeros((slabs, LIVE_WORDS), np.uint64),
             state_words=state_words,
             dirty=np.empty(positions, np.uint32),
             dirty_length=np.zeros(1, np.int64),
+            saliency=RunningSaliency(np.zeros((homes, dim)), np.zeros((homes, dim)), np.zeros(1), saliency_keep),
         )
         self._slab_live = np.zeros(slabs, np.int32)
         self._slabs = slabs
-        self._blocks: list[Block] = []
+        self._blocks: dict[int, Block] = {}
+        self._free_numbers = list(range(max_blocks))
         self._free_slabs: list[int] = []
         self._fresh_slab = 0  # slabs from here on were never taken
         self._rows = 0
-        self._bytes_used = self._views.block_columns.nbytes
+        views = self._views
+        notes = (views.block_columns, views.block_width, views.block_home, views.saliency.first, views.saliency.squared)
+        self._bytes_used = sum(array.nbytes for array in notes)
 
-    def define_block(self, columns: NDArray[np.uint16]) -> int:
-        """A new block with these active `columns` (d,) u16, ascending and below D; answers its number.
+    def define_block(self, columns: NDArray[np.uint16], home: int = 0) -> int:
+        """A new block with these active `columns` (d,) u16, ascending and below D, of this home; answers its number.
 
         Raises:
             BadRows: columns out of order or range, or more blocks than the arena was made for.
         """
-        number = len(self._blocks)
-        if number >= self._views.block_columns.shape[0]:
-            message = f"block {number} is one too many: this arena was made for {self._views.block_columns.shape[0]}"
+        if not self._free_numbers:
+            message = f"block {len(self._blocks)} is one too many: this arena was made for {len(self._blocks)}"
             raise BadRows(message)
-        wide = np.asarray(columns).astype(np.int64)
-        if wide.ndim != 1 or np.any(np.diff(wide) <= 0) or np.any(wide >= self.dim) or np.any(wide < 0):
-            message = f"columns of block {number} are {columns!r}: expected ascending numbers below {self.dim}"
-            raise BadRows(message)
-        self._views.block_columns[number, : wide.size] = wide
-        rows_per_slab = min(1 << ROW_BITS, SLAB_WORDS // (wide.size + self.state_words))
-        self._blocks.append(Block(wide.astype(np.uint16), rows_per_slab))
+        number = self._free_numbers[0]
+        checked = checked_columns(columns, self.dim, f"block {number}")
+        del self._free_numbers[0]
+        self._views.block_columns[number, : checked.size] = checked
+        self._views.block_width[number] = checked.size
+        self._views.block_home[number] = home
+        rows_per_slab = min(1 << ROW_BITS, SLAB_WORDS // (checked.size + self.state_words))
+        self._blocks[number] = Block(checked, rows_per_slab)
         return number
+
+    def retire_block(self, block: int) -> None:
+        """Forgets a block that has no slab; its number will be another's."""
+        if self._blocks[block].slabs:
+            message = f"block {block} has {len(self._blocks[block].slabs)} slabs: expected none"
+            raise BadRows(message)
+        del self._blocks[block]
+        self._free_numbers.append(block)
 
     def views(self) -> TableViews:
         """Arrays for kernels, valid as long as they are held."""
@@ -158,9 +203,14 @@ class RowArena:
         return self._blocks[block].rows
 
     @property
-    def block_count(self) -> int:
-        """Blocks defined so far."""
-        return len(self._blocks)
+    def blocks(self) -> list[int]:
+        """Numbers of all blocks."""
+        return list(self._blocks)
+
+    @property
+    def free_block_count(self) -> int:
+        """How many more blocks can be defined."""
+        return len(self._free_numbers)
 
     def slab_count(self, block: int) -> int:
         """Slabs a block has."""
@@ -222,7 +272,7 @@ class RowArena:
     def release_slabs(self) -> int:
         """Returns slabs without a live row to the pool of all blocks; answers how many. No list may name their rows."""
         released = 0
-        for owner in self._blocks:
+        for owner in self._blocks.values():
             empty = [slab for slab in owner.open_slabs if self._slab_live[slab] == 0]
             for slab in empty:
                 self._bytes_used -= self.slab_cost_bytes(int(self._views.slab_block[slab]))
@@ -270,6 +320,26 @@ class RowArena:
     def live_handles(self, block: int) -> NDArray[np.uint32]:
         """Handles (n,) u32 of all live rows of a block, by slab and row."""
         return self._list(sorted(self._blocks[block].slabs))
+
+    def first_handles(self, block: int, count: int) -> NDArray[np.uint32]:
+        """Handles (n,) u32 of the first live rows of a block by slab and row, `count` of them if it has as many."""
+        slabs = np.array(sorted(self._blocks[block].slabs), np.int64)
+        enough = int(np.searchsorted(np.cumsum(self._slab_live[slabs]), count)) + 1
+        return self._list(slabs[:enough].tolist())[:count]
+
+    def scan(self, slab: int, count: int) -> tuple[NDArray[np.uint32], int]:
+        """Live rows of whole slabs from this one on, `count` at most but of one slab at least.
+
+        Returns:
+            handles (n,) u32, and the slab to go on with: 0 after the last.
+        """
+        held = np.flatnonzero(self._slab_live[slab : self._fresh_slab]) + slab
+        enough = max(1, int(np.searchsorted(np.cumsum(self._slab_live[held]), count, "right")))
+        return self._list(held[:enough].tolist()), int(held[enough]) if enough < held.size else 0
+
+    def live_by_slab(self) -> NDArray[np.int32]:
+        """Live rows of every slab, i32 (slabs,); not to be written."""
+        return self._slab_live
 
     def write(self, handles: NDArray[np.uint32], ids: NDArray[np.uint64], values: NDArray[np.float32]) -> None:
         """Writes ids (n,) u64 and values (n, d) f32 of rows of one block; further state words are left alone."""

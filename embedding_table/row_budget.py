@@ -7,6 +7,7 @@ at or below the budget; the index's old entries exist beside the new ones only w
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_table.block_generations import BlockGenerations
 from embedding_table.change_lists import ChangeLists
 from embedding_table.hash_index import BYTES_PER_ID, HashIndex
 from embedding_table.row_arena import RowArena
@@ -29,7 +30,7 @@ class RowBudget:
     """
 
     def __init__(self, budget_bytes: int, arena: RowArena, index: HashIndex, changes: ChangeLists) -> None:
-        self._budget_bytes = budget_bytes
+        self.budget_bytes = budget_bytes
         self._arena = arena
         self._index = index
         self._changes = changes
@@ -42,27 +43,29 @@ class RowBudget:
     def memory_use(self) -> TableMemory:
         """What the rows, packed, and the rest take."""
         packed = 0
-        for block in range(self._arena.block_count):
+        for block in self._arena.blocks:
             slabs = -(-self._arena.block_rows(block) // self._arena.rows_per_slab(block))
             packed += slabs * self._arena.slab_cost_bytes(block)
         return TableMemory(self._arena.rows, packed, self._index.bytes_used + self._changes.bytes_used)
 
-    def block_uses(self, bands: int) -> tuple[BlockUse, ...]:
-        """Rows and bytes of every block, numbered slot by slot with `bands` to each."""
+    def block_uses(self, generations: BlockGenerations) -> tuple[BlockUse, ...]:
+        """Rows and bytes of every (slot, band), all generations together."""
         return tuple(
             BlockUse(
-                slot=block // bands,
-                band=block % bands,
-                width=self._arena.width(block),
-                rows=self._arena.block_rows(block),
-                bytes_used=self._arena.slab_count(block) * self._arena.slab_cost_bytes(block),
+                slot=home // generations.bands,
+                band=home % generations.bands,
+                width=self._arena.width(generations.newest(home)),
+                rows=sum(map(self._arena.block_rows, generations.of(home))),
+                bytes_used=sum(
+                    self._arena.slab_count(block) * self._arena.slab_cost_bytes(block) for block in generations.of(home)
+                ),
             )
-            for block in range(self._arena.block_count)
+            for home in range(generations.homes)
         )
 
     def allocate(self, block: int, count: int, listed_bytes: int = 0, promised_bytes: int = 0) -> NDArray[np.uint32]:
         """Rows within the budget, each of which takes `listed_bytes` in a list as well."""
-        left = max(0, self._budget_bytes - self.bytes_used - promised_bytes)
+        left = max(0, self.budget_bytes - self.bytes_used - promised_bytes)
         if listed_bytes:
             count = min(count, left // listed_bytes)
         left -= listed_bytes * min(count, self._arena.free_rows(block))
@@ -75,18 +78,12 @@ class RowBudget:
         if wanted <= self._index.room:
             return wanted
         row_bytes = min(
-            self._arena.slab_cost_bytes(block) / self._arena.rows_per_slab(block)
-            for block in range(self._arena.block_count)
+            self._arena.slab_cost_bytes(block) / self._arena.rows_per_slab(block) for block in self._arena.blocks
         )
-        left = self._budget_bytes - self.bytes_used
+        left = self.budget_bytes - self.bytes_used
         held = len(self._index)
         affordable = held + self._index.room + int((left - 2 * BYTES_PER_ID) / BYTES_PER_ID)
-        useful = (
-            held
-            + sum(map(self._arena.free_rows, range(self._arena.block_count)))
-            + int(left / (row_bytes + BYTES_PER_ID))
-            + 1
-        )
+        useful = held + sum(map(self._arena.free_rows, self._arena.blocks)) + int(left / (row_bytes + BYTES_PER_ID)) + 1
         goal = max(held + wanted, int(_INDEX_GROWTH * (held + self._index.room)))
         self._index.reserve(min(goal, affordable, useful))
         return min(wanted, self._index.room)

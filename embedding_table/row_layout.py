@@ -33,6 +33,7 @@ __all__ = [
     "SLAB_BYTES",
     "SLAB_WORDS",
     "TRAINED_STATE_WORDS",
+    "RunningSaliency",
     "TableViews",
     "live_bit",
     "row_of",
@@ -54,6 +55,22 @@ TRAINED_STATE_WORDS = 5
 DIRTY_BIT = np.uint32(0x80000000)  # the sign bit of COUNT, which is never negative: changed since changes were taken
 
 
+class RunningSaliency(NamedTuple):
+    """Decayed sums over updates, by column of every home; empty where none are kept. See `saliency_sums`.
+
+    Attributes:
+        first: f64 (homes, D), of |sum over an update's rows of value * gradient|.
+        squared: f64 (homes, D), of the sum over an update's rows of (value * gradient)^2.
+        updates: f64 (1,), of 1.
+        keep: what is left of all three after one more update.
+    """
+
+    first: NDArray[np.float64]
+    squared: NDArray[np.float64]
+    updates: NDArray[np.float64]
+    keep: float
+
+
 class TableViews(NamedTuple):
     """All that a kernel needs to read and train rows by handle. Valid for the arena's life, whatever is inserted.
 
@@ -63,10 +80,13 @@ class TableViews(NamedTuple):
         slab_width: i32 (slabs,), d of the rows in a slab.
         slab_block: i32 (slabs,), block of a slab, -1 for a free one.
         block_columns: u16 (blocks, D), the first d are the block's active columns, ascending.
+        block_width: i32 (blocks,), d of a block.
+        block_home: i32 (blocks,), what a block's rows belong to, whatever columns they have: their (slot, band).
         live: u64 (slabs, 64), bit r of a slab is set while its row r lives.
         state_words: state words a row has.
         dirty: u32 (positions,), handles of rows that training changed since changes were taken, each once.
         dirty_length: i64 (1,), how many of them.
+        saliency: running sums by home and column.
     """
 
     values: NDArray[np.float32]
@@ -74,10 +94,13 @@ class TableViews(NamedTuple):
     slab_width: NDArray[np.int32]
     slab_block: NDArray[np.int32]
     block_columns: NDArray[np.uint16]
+    block_width: NDArray[np.int32]
+    block_home: NDArray[np.int32]
     live: NDArray[np.uint64]
     state_words: int
     dirty: NDArray[np.uint32]
     dirty_length: NDArray[np.int64]
+    saliency: RunningSaliency
 
 
 _ROW_BITS, _ROW_MASK = np.uint64(ROW_BITS), np.uint64(ROW_MASK)

@@ -3,30 +3,39 @@
 Knows blocks by number, slot and band; not the index. Invariant: what is copied out and in again is the same bit by bit.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_table.column_change import column_places, values_in_columns
 from embedding_table.errors import BadRows
-from embedding_table.row_arena import RowArena
+from embedding_table.row_arena import RowArena, checked_columns
 from embedding_table.table_rows import RowsOfBlock
 from embedding_table.trained_rows import copy_in, copy_out, group_by_block
 
-__all__ = ["block_of", "copy_block_in", "copy_blocks_out"]
+__all__ = ["check_rows", "copy_block_in", "copy_blocks_out", "in_columns"]
 
 
-def copy_blocks_out(arena: RowArena, handles: NDArray[np.uint32], bands: int) -> tuple[RowsOfBlock, ...]:
-    """Copies live rows u32 (n,) out, by block; blocks are numbered slot by slot, `bands` to each."""
+def copy_blocks_out(
+    arena: RowArena, handles: NDArray[np.uint32], bands: int, blocks: Sequence[int]
+) -> tuple[RowsOfBlock, ...]:
+    """Copies live rows u32 (n,) out, block by block in this order; homes are numbered slot by slot, `bands` to each."""
     views = arena.views()
-    ends = np.empty(arena.block_count, np.int64)
+    ends = np.empty(views.block_home.size, np.int64)
     by_block = np.empty_like(handles)
     group_by_block(views, handles, ends, by_block)
+    parts = np.split(by_block, ends[:-1])
     copied = []
-    for block, part in enumerate(np.split(by_block, ends[:-1])):
+    for block in blocks:
+        part = parts[block]
         if part.size == 0:
             continue
+        slot, band = divmod(int(views.block_home[block]), bands)
         rows = RowsOfBlock(
-            slot=block // bands,
-            band=block % bands,
+            slot=slot,
+            band=band,
             columns=arena.columns(block).copy(),
             ids=np.empty(part.size, np.uint64),
             values=np.empty((part.size, arena.width(block)), np.float32),
@@ -39,21 +48,28 @@ def copy_blocks_out(arena: RowArena, handles: NDArray[np.uint32], bands: int) ->
     return tuple(copied)
 
 
-def block_of(arena: RowArena, rows: RowsOfBlock, slots: int, bands: int) -> int:
-    """The block that `rows` belong to.
+def check_rows(rows: RowsOfBlock, slots: int, bands: int, dim: int) -> None:
+    """Asks whether rows can belong to a table of this shape.
 
     Raises:
-        BadRows: slot or band do not exist, or the block has other columns.
+        BadRows: slot or band do not exist, or columns are out of order or range or not those of the values.
     """
+    name = f"rows of slot {rows.slot}, band {rows.band}"
     if not (0 <= rows.slot < slots and 0 <= rows.band < bands):
-        message = f"rows of slot {rows.slot}, band {rows.band}: expected below {slots} and {bands}"
+        message = f"{name}: expected below {slots} and {bands}"
         raise BadRows(message)
-    block = rows.slot * bands + rows.band
-    columns = arena.columns(block)
-    if not np.array_equal(rows.columns, columns):
-        message = f"rows of slot {rows.slot}, band {rows.band} have columns {rows.columns!r}: expected {columns!r}"
+    columns = checked_columns(rows.columns, dim, name)
+    if rows.values.shape != (rows.ids.size, columns.size):
+        message = f"{name}: {rows.ids.size} ids, {columns.size} columns, values {rows.values.shape}"
         raise BadRows(message)
-    return block
+
+
+def in_columns(rows: RowsOfBlock, columns: NDArray[np.uint16]) -> RowsOfBlock:
+    """The same rows with these columns u16 (d',): new ones read 0, others are dropped."""
+    if np.array_equal(rows.columns, columns):
+        return rows
+    values = values_in_columns(rows.values, column_places(rows.columns, columns))
+    return replace(rows, columns=columns, values=values)
 
 
 def copy_block_in(arena: RowArena, handles: NDArray[np.uint32], rows: RowsOfBlock, kept: NDArray[np.intp]) -> None:

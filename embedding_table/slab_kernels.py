@@ -21,7 +21,7 @@ from embedding_table.row_layout import (
 )
 from model_contract.compiled import kernel
 
-__all__ = ["copy_rows", "free_rows", "list_live", "read_rows", "take_rows", "write_rows"]
+__all__ = ["copy_rows", "drop_empty_slabs", "free_rows", "list_live", "read_rows", "take_rows", "write_rows"]
 
 
 @kernel
@@ -72,6 +72,17 @@ def free_rows(
             live[slab, group] ^= bit
             slab_live[slab] -= 1
             freed[count] = handle
+            count += 1
+    return count
+
+
+@kernel
+def drop_empty_slabs(handles: NDArray[np.uint32], slab_live: NDArray[np.int32]) -> int:
+    """Moves the handles whose slab has a live row to the front, answers how many."""
+    count = 0
+    for k in range(handles.size):
+        if slab_live[slab_of(handles[k])]:
+            handles[count] = handles[k]
             count += 1
     return count
 

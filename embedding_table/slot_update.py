@@ -121,6 +121,7 @@ def update_share(
     rate: np.float32,
     tiny: np.float32,
     left: np.float32,
+    reference_width: np.float32,
     now_s: int,
     part: int,
     parts: int,
@@ -142,6 +143,7 @@ def update_share(
         rate: learning rate.
         tiny: added to the root of the accumulator.
         left: what is left of the accumulator before this gradient is added.
+        reference_width: see `train_rows`.
         now_s: seconds since epoch.
         part: number of this share.
         parts: how many there are.
@@ -165,6 +167,8 @@ def update_share(
         while first < rows:
             last = min(rows, first + chunk_rows)
             begin = _sum_gradients(views, dim, grad, first, last, rows, begin, scratch)
-            dirty_length = train_rows(views, dim, rate, tiny, left, now_s, first, last, scratch, dirty, dirty_length)
+            dirty_length = train_rows(
+                views, dim, rate, tiny, left, reference_width, now_s, first, last, scratch, dirty, dirty_length
+            )
             first = last
     return dirty_length

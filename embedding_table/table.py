@@ -7,6 +7,9 @@ Threads: one thread may `gather` and `update` while another calls `find` and `in
 want no update under way and no handle found before to be used afterwards; everything but gather and update is
 guarded by one lock.
 
+Columns of a (slot, band) may change while the table is in use: new rows are born with the new columns at once, old ones
+are moved some at a time, and every call is right in between.
+
 Invariant: `bytes_used` <= `budget_bytes` after every insert and restore, working memory of a single batch and, for
 the moment of its growth, the index's old entries aside. Each slot's missing row is there from the start and stays.
 """
@@ -17,20 +20,26 @@ from threading import RLock
 import numpy as np
 from numpy.typing import NDArray
 
-from embedding_table import trained_rows
+from embedding_table import lookup_checks, trained_rows
 from embedding_table.bag_gather import gather_batch
 from embedding_table.bag_update import BagUpdater
+from embedding_table.block_generations import GENERATIONS, BlockGenerations
 from embedding_table.change_lists import ChangeLists
-from embedding_table.errors import BadLookups, BudgetTooSmall, PinnedRow
+from embedding_table.errors import BudgetTooSmall, PinnedRow
 from embedding_table.hash_index import ABSENT, HashIndex
 from embedding_table.row_arena import RowArena
-from embedding_table.row_budget import BORN_BYTES, RowBudget
-from embedding_table.row_layout import ROW_BITS, TRAINED_STATE_WORDS, TableViews
-from embedding_table.row_transfer import block_of, copy_block_in, copy_blocks_out
+from embedding_table.row_births import RowBirths
+from embedding_table.row_budget import RowBudget
+from embedding_table.row_layout import TRAINED_STATE_WORDS, TableViews
+from embedding_table.row_moves import RowMover
+from embedding_table.row_restore import restore_block
+from embedding_table.row_statistics import row_statistics
+from embedding_table.row_transfer import check_rows, copy_blocks_out
+from embedding_table.saliency_sums import SaliencySums, carry_over, copy_sums, restore_sums
 from embedding_table.table_rows import BlockUse, LiveRows, RowsOfBlock, TableChanges, TableMemory
 from embedding_table.thread_parts import available_threads, in_parts
 
-__all__ = ["ABSENT", "EmbeddingTable", "LiveRows", "RowsOfBlock", "TableChanges"]
+__all__ = ["ABSENT", "EmbeddingTable", "LiveRows", "RowsOfBlock", "SaliencySums", "TableChanges"]
 
 _PARALLEL_IDS = 1 << 17
 
@@ -49,16 +58,19 @@ class EmbeddingTable:
         init_scale: first values are uniform in [-init_scale, init_scale).
         initial_accumulator: where Adagrad's accumulator of a new row starts.
         missing_ids: u64 (F,), the id of each slot's missing row.
-        bands: popularity bands a slot has; rows are born in band 0.
+        bands: popularity bands a slot has; the higher, the hotter.
         columns: active columns u16 (d,) of each block, slot by slot and band by band inside; None for all D.
         threads: cores to use for large batches; None for all there are.
+        birth_bands: i32 (F,), the band in which a slot's new rows are born; None for band 0.
+        saliency_keep: what is left of the running sums of saliency after one more update; None gathers none.
 
     Attributes:
-        missing_handles: u32 (F,), handles of the missing rows. `restore_rows` replaces the array.
+        missing_handles: u32 (F,), handles of the missing rows. Calls that move or restore rows replace the array.
 
     Raises:
         BudgetTooSmall: the budget does not hold the missing rows.
         BadRows: columns out of order or range.
+        BadLookups: a birth band does not exist.
     """
 
     def __init__(
@@ -73,27 +85,43 @@ class EmbeddingTable:
         bands: int = 1,
         columns: Sequence[NDArray[np.uint16]] | None = None,
         threads: int | None = None,
+        birth_bands: NDArray[np.int32] | None = None,
+        saliency_keep: float | None = 0.9995,
     ) -> None:
         self.slots = slots
         self.dim = dim
         self.bands = bands
         self.budget_bytes = budget_bytes
-        self._seed = np.uint64(seed & 0xFFFFFFFFFFFFFFFF)
-        self._init_scale = init_scale
-        self._initial_accumulator = initial_accumulator
         self._threads = threads or available_threads()
         self._arena = RowArena(
-            dim, budget_bytes, state_words=TRAINED_STATE_WORDS, max_blocks=slots * bands, track_changes=True
+            dim,
+            budget_bytes,
+            state_words=TRAINED_STATE_WORDS,
+            max_blocks=GENERATIONS * slots * bands,
+            track_changes=True,
+            homes=0 if saliency_keep is None else slots * bands,
+            saliency_keep=saliency_keep or 0.0,
         )
-        everything = np.arange(dim, dtype=np.uint16)
-        for block in range(slots * bands):
-            self._arena.define_block(everything if columns is None else columns[block])
-        self._blocks = range(slots * bands)
+        everything = [np.arange(dim, dtype=np.uint16)] * (slots * bands)
+        self._generations = BlockGenerations(self._arena, slots, bands, everything if columns is None else columns)
         self._index = HashIndex()
         self._updater = BagUpdater(self._arena.views(), self._threads)
         self._changes = ChangeLists(self._arena.views())
         self._budget = RowBudget(budget_bytes, self._arena, self._index, self._changes)
+        self._mover = RowMover(self._arena, self._index, self._budget, self._changes)
+        self._births = RowBirths(
+            self._arena,
+            self._index,
+            self._budget,
+            self._changes,
+            self._generations,
+            seed=seed,
+            init_scale=init_scale,
+            initial_accumulator=initial_accumulator,
+        )
         self._lock = RLock()
+        if birth_bands is not None:
+            self.set_birth_bands(birth_bands)
         self._missing_ids = np.array(missing_ids, np.uint64)
         self.missing_handles = self.insert(self._missing_ids, np.arange(slots, dtype=np.int32), 0)
         if np.any(self.missing_handles == ABSENT):
@@ -118,7 +146,21 @@ class EmbeddingTable:
     def block_uses(self) -> tuple[BlockUse, ...]:
         """Rows and bytes of every block, by slot and band."""
         with self._lock:
-            return self._budget.block_uses(self.bands)
+            return self._budget.block_uses(self._generations)
+
+    def columns(self, slot: int, band: int) -> NDArray[np.uint16]:
+        """Columns u16 (d,) that rows of a slot and band are to have; rows not resized yet have others."""
+        return self._arena.columns(self._generations.newest(slot * self.bands + band)).copy()
+
+    def set_birth_bands(self, birth_bands: NDArray[np.int32]) -> None:
+        """Sets the band i32 (F,) in which each slot's rows are born from now on.
+
+        Raises:
+            BadLookups: there is no such band, or they are not F.
+        """
+        lookup_checks.check_bands(birth_bands, (self.slots,), self.bands)
+        with self._lock:
+            self._births.bands = np.array(birth_bands, np.int32)
 
     def views(self) -> TableViews:
         """Arrays for kernels, valid for the table's life."""
@@ -153,19 +195,12 @@ class EmbeddingTable:
         Raises:
             BadLookups: lengths differ, an id is 0 or a slot does not exist.
         """
-        if ids.shape != slots.shape:
-            message = f"ids have shape {ids.shape}, slots {slots.shape}: expected the same"
-            raise BadLookups(message)
-        if ids.size == 0:
-            return np.empty(0, np.uint32)
-        if np.any(ids == 0) or slots.min() < 0 or slots.max() >= self.slots:
-            message = f"ids or slots out of range: expected ids above 0 and slots below {self.slots}"
-            raise BadLookups(message)
+        lookup_checks.check_ids(ids, slots, self.slots)
         with self._lock:
             handles = self._index.find(ids)
             new = np.flatnonzero(handles == ABSENT)
             if new.size:
-                handles[new] = self._give_birth(ids[new], slots[new], now_s)
+                handles[new] = self._births.give(ids[new], slots[new], now_s)
             return handles
 
     def erase(self, handles: Handles) -> Ids:
@@ -209,7 +244,7 @@ class EmbeddingTable:
         Raises:
             BadLookups: shapes disagree.
         """
-        bags = self._check_bags(handles, offsets, pooling_codes, out)
+        bags = lookup_checks.check_bags(handles, offsets, pooling_codes, out, self.slots, self.dim)
         gather_batch(self.views(), self._threads, handles, offsets, pooling_codes, out.reshape(bags, self.dim))
 
     def update(
@@ -222,6 +257,7 @@ class EmbeddingTable:
         eps: float,
         now_s: int,
         decay: float = 1.0,
+        reference_width: float = 0.0,
     ) -> None:
         """One step of row-wise Adagrad on every row looked up; see `bag_kernels.update_bags`.
 
@@ -234,64 +270,158 @@ class EmbeddingTable:
             eps: added to the root of the accumulator.
             now_s: seconds since epoch, written as last seen.
             decay: what is left of a row's accumulator before this gradient is added; 1 forgets nothing.
+            reference_width: rows wider than this learn at lr * sqrt(reference_width / d); 0 for all at lr.
 
         Raises:
             BadLookups: shapes disagree.
         """
-        bags = self._check_bags(handles, offsets, pooling_codes, grad)
-        self._updater.update(handles, offsets, pooling_codes, grad.reshape(bags, self.dim), lr, eps, now_s, decay)
+        bags = lookup_checks.check_bags(handles, offsets, pooling_codes, grad, self.slots, self.dim)
+        self._updater.update(
+            handles, offsets, pooling_codes, grad.reshape(bags, self.dim), lr, eps, now_s, decay, reference_width
+        )
+
+    def begin_resize(self, columns: Sequence[NDArray[np.uint16]]) -> None:
+        """Gives (slots, bands) other columns, at a cut; no row moves yet, new ones are born with these.
+
+        Args:
+            columns: u16 (d,) of each (slot, band), as the constructor takes them; those that stay are left alone.
+
+        Raises:
+            BadRows: columns out of order or range; nothing has changed then.
+            ResizeUnderway: rows of several earlier resizes found no room yet; nothing has changed then.
+        """
+        with self._lock:
+            wanted = self._generations.checked(columns)
+            self._mover.release_slabs()
+            self._generations.retire_empty()
+            homes = self._generations.changed_homes(wanted)
+            self._generations.check_room(homes)
+            for home in homes:
+                old = self._arena.columns(self._generations.newest(home))
+                carry_over(self.views().saliency, home, old, wanted[home])
+                self._generations.begin(home, wanted[home])
+
+    def resize_some(self, max_rows: int) -> int:
+        """Moves up to `max_rows` rows to their new columns, at a cut, and marks them as changed.
+
+        Columns in common keep their values, new ones start at zero, others are lost; accumulator, count and last use
+        follow. Rows that find no room within the budget stay as they are, right for every use; try again later.
+
+        Returns:
+            rows moved.
+        """
+        with self._lock:
+            moved = 0
+            for old, newest in self._generations.draining():
+                moved += self._mover.move(self._arena.first_handles(old, max_rows - moved), newest)
+            self._tidy()
+            return moved
+
+    @property
+    def resizing(self) -> bool:
+        """Whether rows still have other columns than `columns` says."""
+        return self.rows_to_resize > 0
+
+    @property
+    def rows_to_resize(self) -> int:
+        """How many rows those are."""
+        with self._lock:
+            return self._generations.rows_draining()
+
+    def move_rows(self, handles: Handles, bands: NDArray[np.int32]) -> int:
+        """Moves rows to other bands of their slots, at a cut, as `resize_some` does.
+
+        Args:
+            handles: u32 (n,), each once; missing rows may be among them. ABSENT and rows gone are passed over.
+            bands: i32 (n,), the band for each; a row that is in it stays.
+
+        Returns:
+            rows moved; those that found no room stay in their band.
+
+        Raises:
+            BadLookups: shapes disagree or there is no such band.
+        """
+        lookup_checks.check_bands(bands, handles.shape, self.bands)
+        with self._lock:
+            moved = self._mover.move_to_bands(handles, bands, self._generations)
+            self._tidy()
+            return moved
+
+    def saliency(self) -> SaliencySums:
+        """Copies of the running sums of saliency, zeros if none are gathered; at a cut."""
+        active = [self._arena.columns(self._generations.newest(home)) for home in range(self._generations.homes)]
+        return copy_sums(self.views().saliency, self.slots, self.bands, active)
+
+    def restore_saliency(self, sums: SaliencySums) -> None:
+        """Takes running sums back; at a cut.
+
+        Raises:
+            BadRows: they are not of this table's shape.
+        """
+        restore_sums(self.views().saliency, sums, self.slots, self.bands)
 
     def take_changes(self) -> TableChanges:
         """Copies out the rows changed since the last call and the ids erased since, and forgets both; at a cut."""
         with self._lock:
             changed, erased_ids = self._changes.take()
             self._arena.release_slabs()
+            self._generations.retire_empty()
             erased_ids = erased_ids[self._index.find(erased_ids) == ABSENT]
-            return TableChanges(copy_blocks_out(self._arena, changed, self.bands), erased_ids)
+            return TableChanges(self._copy_out(changed), erased_ids)
 
     def all_rows(self) -> TableChanges:
         """Copies out all rows; marks stay as they are; at a cut."""
         with self._lock:
-            handles = [self._arena.live_handles(block) for block in self._blocks]
-            return TableChanges(
-                copy_blocks_out(self._arena, np.concatenate(handles), self.bands), np.empty(0, np.uint64)
-            )
+            return TableChanges(self._copy_out(self._live_handles()), np.empty(0, np.uint64))
 
     def restore_rows(self, changes: TableChanges) -> None:
         """Erases and writes rows as they were copied out, without marking them as changed; at a cut.
 
+        Rows with other columns than their (slot, band) has are changed as `resize_some` would; a row that is elsewhere
+        moves.
+
         Raises:
-            BadRows: a block's slot, band or columns are not this table's; nothing has changed then.
+            BadRows: a block's slot, band or columns do not exist in this table; nothing has changed then.
             BudgetTooSmall: the rows do not fit; those that do are there.
         """
         with self._lock:
-            blocks = [block_of(self._arena, part, self.slots, self.bands) for part in changes.blocks]
+            for part in changes.blocks:
+                check_rows(part, self.slots, self.bands, self.dim)
             gone = self._index.find(changes.erased_ids)
             self._arena.free(gone)
             self._index.erase(changes.erased_ids)
-            for block, part in zip(blocks, changes.blocks, strict=True):
-                self._write_block(block, part)
+            for part in changes.blocks:
+                restore_block(self._arena, self._index, self._budget, self._generations, part)
             self.missing_handles = self._index.find(self._missing_ids)
 
     def live_rows(self) -> LiveRows:
         """Statistics of all rows but the missing ones."""
         with self._lock:
-            per_block = [self._arena.live_handles(block) for block in self._blocks]
-            sizes = [handles.size for handles in per_block]
-            handles = np.concatenate(per_block)
-            slots = np.repeat(np.arange(len(self._blocks), dtype=np.int32) // np.int32(self.bands), sizes)
-            evictable = ~np.isin(handles, self.missing_handles)
-            handles, slots = handles[evictable], slots[evictable]
-            counts = np.empty(handles.size, np.float32)
-            last_seen_s = np.empty(handles.size, np.uint32)
-            trained_rows.read_statistics(self._arena.views(), handles, counts, last_seen_s)
-            return LiveRows(handles, slots, counts, last_seen_s)
+            return row_statistics(self.views(), self._live_handles(), self.bands, self.missing_handles)
+
+    def changed_rows(self) -> LiveRows:
+        """Statistics of the rows that the next changes will hold, but for the missing ones; at a cut."""
+        with self._lock:
+            return row_statistics(self.views(), self._changes.changed(), self.bands, self.missing_handles)
+
+    def scan_rows(self, cursor: int, max_rows: int) -> tuple[LiveRows, int]:
+        """Statistics of some rows at a time, until all have been seen; at a cut.
+
+        Args:
+            cursor: 0 at the start, then what the last call answered.
+            max_rows: how many rows at most, but for those of one slab of 64 KiB, which come together.
+
+        Returns:
+            the rows, without missing ones, and the next cursor: 0 when the round is complete.
+        """
+        with self._lock:
+            handles, following = self._arena.scan(cursor, max_rows)
+            return row_statistics(self.views(), handles, self.bands, self.missing_handles), following
 
     def decay_counts(self, factor: float) -> None:
         """Multiplies all traffic counts, in float32; no row becomes a changed one by it; at a cut."""
         with self._lock:
-            for block in self._blocks:
-                trained_rows.decay_counts(self._arena.views(), self._arena.live_handles(block), factor)
+            trained_rows.decay_counts(self.views(), self._live_handles(), factor)
 
     def compact(self, max_rows: int = 100_000) -> int:
         """Moves rows out of slabs that hold few, so that other blocks can have these slabs; at a cut.
@@ -303,86 +433,16 @@ class EmbeddingTable:
             slabs returned to the pool.
         """
         with self._lock:
-            pinned_slabs = set((self.missing_handles >> ROW_BITS).tolist())
-            listed = self._changes.live_handles()
-            for block in self._blocks:
-                old, new = self._arena.compact(block, pinned_slabs, max_rows)
-                if old.size:
-                    ids, _ = self._arena.read(new, 0)
-                    self._index.insert(ids, new)
-                    self._arena.free(old)
-                    places = np.minimum(np.searchsorted(old, listed), old.size - 1)
-                    listed = np.where(old[places] == listed, new[places], listed)
-                    max_rows -= old.size
-            self._changes.replace(listed)
-            return self._arena.release_slabs()
+            return self._mover.compact(self._generations.in_order(), self.missing_handles, max_rows)
 
-    def _give_birth(self, ids: Ids, slots: NDArray[np.int32], now_s: int) -> Handles:
-        """Rows for ids that have none: the slots' bands 0, as far as the budget goes."""
-        handles = np.full(ids.size, ABSENT, np.uint32)
-        order = np.argsort(slots, kind="stable")[: self._budget.index_room(ids.size)]
-        borders = np.searchsorted(slots[order], np.arange(self.slots + 1))
-        promised_bytes = 0
-        for slot in np.flatnonzero(np.diff(borders)).tolist():
-            places = order[borders[slot] : borders[slot + 1]]
-            taken = self._budget.allocate(slot * self.bands, places.size, BORN_BYTES, promised_bytes)
-            handles[places[: taken.size]] = taken
-            promised_bytes += BORN_BYTES * int(np.count_nonzero(taken != ABSENT))
-        found = np.flatnonzero(handles != ABSENT)
-        if self._index.insert(ids[found], handles[found]) != found.size:
-            self._arena.free(handles[found])
-            self._index.erase(ids[found])
-            message = f"ids name {np.unique(ids).size} rows {ids.size} times: expected each id once"
-            raise BadLookups(message)
-        listed = np.empty(found.size, np.uint32)
-        listed_count = trained_rows.start_rows(
-            self._arena.views(),
-            handles[found],
-            ids[found],
-            self._seed,
-            self._init_scale,
-            self._initial_accumulator,
-            now_s,
-            listed,
-        )
-        self._changes.born(listed[: int(listed_count)])
-        return handles
+    def _live_handles(self) -> Handles:
+        return np.concatenate([self._arena.live_handles(block) for block in self._generations.in_order()])
 
-    def _check_bags(
-        self,
-        handles: Handles,
-        offsets: NDArray[np.int64],
-        pooling_codes: NDArray[np.int8],
-        pooled: NDArray[np.float32],
-    ) -> int:
-        bags = offsets.size - 1
-        fits = (
-            pooling_codes.shape == (self.slots,)
-            and pooled.shape == (bags // self.slots, self.slots, self.dim)
-            and bags % self.slots == 0
-            and pooled.flags.c_contiguous
-            and offsets[-1] <= handles.size
-        )
-        if not fits:
-            message = (
-                f"{handles.size} handles, {bags} bags up to {offsets[-1:]}, pooling {pooling_codes.shape}, rows "
-                f"{pooled.shape}: expected (B, {self.slots}, {self.dim}) in C order and bags of B samples"
-            )
-            raise BadLookups(message)
-        return bags
+    def _copy_out(self, handles: Handles) -> tuple[RowsOfBlock, ...]:
+        return copy_blocks_out(self._arena, handles, self.bands, self._generations.in_order())
 
-    def _write_block(self, block: int, part: RowsOfBlock) -> None:
-        handles = self._index.find(part.ids)
-        present = np.flatnonzero(handles != ABSENT)
-        elsewhere = present[self.views().slab_block[handles[present] >> np.uint32(ROW_BITS)] != block]
-        self._arena.free(handles[elsewhere])
-        handles[elsewhere] = ABSENT
-        new = np.flatnonzero(handles == ABSENT)
-        room = self._budget.index_room(new.size)
-        handles[new[:room]] = self._budget.allocate(block, room)
-        kept = np.flatnonzero(handles != ABSENT)
-        self._index.insert(part.ids[kept], handles[kept])
-        copy_block_in(self._arena, handles[kept], part, kept)
-        if kept.size < handles.size:
-            message = f"{handles.size} rows of slot {part.slot} with {self.budget_bytes} bytes: room for {kept.size}"
-            raise BudgetTooSmall(message)
+    def _tidy(self) -> None:
+        """After moves: emptied slabs go back to the pool, drained blocks go, missing rows are where they are."""
+        self._mover.release_slabs()
+        self._generations.retire_empty()
+        self.missing_handles = self._index.find(self._missing_ids)

@@ -17,7 +17,7 @@ class RowsOfBlock:
 
     Attributes:
         slot: number of the slot.
-        band: popularity band, 0 is the one rows are born in.
+        band: popularity band; the higher, the hotter.
         columns: u16 (d,), active columns out of D, ascending.
         ids: u64 (n,), each once, in no order.
         values: f32 (n, d).
@@ -41,7 +41,8 @@ class TableChanges:
     """What happened to a table between two cuts, or the whole of it: absolute values, so twice is once.
 
     Attributes:
-        blocks: changed rows, by (slot, band); a block without any is left out.
+        blocks: changed rows, by (slot, band); a block without any is left out. While a resize drains, rows of older
+            columns come as a block of their own before those of newer ones.
         erased_ids: u64 (t,), ascending, ids that had a row and have none now. Applied before the rows.
     """
 
@@ -56,17 +57,19 @@ class TableChanges:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LiveRows:
-    """Statistics of all rows that may be evicted, N of them: all but the slots' missing rows.
+    """Statistics of rows that may be evicted, N of them: never a slot's missing row.
 
     Attributes:
         handles: u32 (N,).
         slots: i32 (N,).
+        bands: i32 (N,), popularity bands.
         counts: f32 (N,), decayed number of lookups.
         last_seen_s: u32 (N,), seconds since epoch.
     """
 
     handles: NDArray[np.uint32]
     slots: NDArray[np.int32]
+    bands: NDArray[np.int32]
     counts: NDArray[np.float32]
     last_seen_s: NDArray[np.uint32]
 
@@ -78,8 +81,8 @@ class BlockUse:
     Attributes:
         slot: number of the slot.
         band: popularity band.
-        width: d.
-        rows: live rows.
+        width: d, of the columns now wanted.
+        rows: live rows, those that are still to be resized among them.
         bytes_used: of its slabs and what is kept about them, free rows among them.
     """
 

@@ -33,6 +33,7 @@ __all__ = [
     "copy_out",
     "decay_counts",
     "group_by_block",
+    "keep_live",
     "read_statistics",
     "start_rows",
     "take_marks",
@@ -145,6 +146,19 @@ def unmark_dead(views: TableViews, listed: NDArray[np.uint32]) -> int:
             count += 1
         else:
             words[state_offset(handle, state_words) + COUNT] &= _VALUE_BITS
+    return count
+
+
+@kernel
+def keep_live(views: TableViews, handles: NDArray[np.uint32]) -> int:
+    """Moves the handles of live rows to the front, ABSENT is none; answers how many."""
+    live = views.live
+    count = 0
+    for k in range(handles.size):
+        handle = handles[k]
+        if slab_of(handle) < np.uint64(live.shape[0]) and _lives(live, handle):
+            handles[count] = handle
+            count += 1
     return count
 
 

@@ -12,6 +12,7 @@ from embedding_table.handle_sort import DIGIT_COUNTS
 
 __all__ = ["UpdateScratch", "new_scratch"]
 
+_LINE_BYTES = 64
 _SUMMED_FLOATS = 1 << 21  # 8 MiB: a batch of more is trained slot by slot
 
 
@@ -28,6 +29,11 @@ class UpdateScratch(NamedTuple):
         row_scale: f32 (L,), what a bag's gradient counts for each of its members, by row.
         accumulator: f32 (L,), a row's accumulator while its state word holds its number.
         gradient: f32, summed gradients of D columns by row, as many rows as fit.
+        products: f32 (blocks * D,), by block and place, sums over rows of value * gradient; all 0 between calls, as the
+            three below. None of the four has an element where no saliency is gathered.
+        squares: f32 (blocks * D,), the same of (value * gradient)^2.
+        block_rows: u32 (blocks,), how many rows are in the sums of a block.
+        signed: f32 (blocks * D,), products by home and column while they are folded.
     """
 
     key: NDArray[np.uint64]
@@ -39,10 +45,17 @@ class UpdateScratch(NamedTuple):
     row_scale: NDArray[np.float32]
     accumulator: NDArray[np.float32]
     gradient: NDArray[np.float32]
+    products: NDArray[np.float32]
+    squares: NDArray[np.float32]
+    block_rows: NDArray[np.uint32]
+    signed: NDArray[np.float32]
 
 
-def new_scratch(lookups: int, dim: int) -> UpdateScratch:
-    """Working memory for ranges of at most `lookups` lookups and gradients of `dim` columns."""
+def new_scratch(lookups: int, dim: int, blocks: int = 0) -> UpdateScratch:
+    """Working memory for ranges of at most `lookups` lookups and gradients of `dim` columns.
+
+    With `blocks`, how many the table's views have room for, updates gather saliency as well.
+    """
     return UpdateScratch(
         key=np.empty(lookups, np.uint64),
         other_key=np.empty(lookups, np.uint64),
@@ -53,4 +66,15 @@ def new_scratch(lookups: int, dim: int) -> UpdateScratch:
         row_scale=np.empty(lookups, np.float32),
         accumulator=np.empty(lookups, np.float32),
         gradient=np.empty(max(dim, min(lookups * dim, _SUMMED_FLOATS)), np.float32),
+        products=_zeros_on_lines(blocks * dim),
+        squares=_zeros_on_lines(blocks * dim),
+        block_rows=np.zeros(blocks, np.uint32),
+        signed=np.zeros(blocks * dim, np.float32),
     )
+
+
+def _zeros_on_lines(size: int) -> NDArray[np.float32]:
+    """Zeros from the start of a cache line on: every row adds to them, and a vector across two lines costs twice."""
+    held = np.zeros(size + _LINE_BYTES // 4, np.float32)
+    start = -held.ctypes.data % _LINE_BYTES // 4
+    return held[start : start + size]

@@ -70,7 +70,8 @@ class AutogradStep:
             grad = rows.grad
             if grad is not None:
                 rate, eps, decay = self._recipe.sparse_rate, self._recipe.sparse_eps, self._recipe.sparse_decay
-                table.update(handles, offsets, self._pooling, grad.numpy(), rate, eps, now_s, decay)
+                reference = self._recipe.sparse_reference_width
+                table.update(handles, offsets, self._pooling, grad.numpy(), rate, eps, now_s, decay, reference)
         return logits
 
     def state(self) -> dict[str, NDArray[np.generic]]:

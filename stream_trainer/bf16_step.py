@@ -82,6 +82,7 @@ def _learn_batch(
             now_s,
             scratch,
             rates.sparse_decay,
+            rates.sparse_reference_width,
         )
 
 

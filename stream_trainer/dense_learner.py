@@ -21,7 +21,7 @@ from stream_trainer.dense_state import DenseState
 from stream_trainer.dlrm_backward import adagrad, backward, logit_gradient
 from stream_trainer.recipe import Recipe
 
-__all__ = ["DenseLearner", "DenseSide", "DenseSpace", "gradients", "learn_from", "parts_of_batch"]
+__all__ = ["DenseLearner", "DenseSide", "DenseSpace", "gradients", "learn_from", "new_space", "parts_of_batch"]
 
 _WIDE_PRODUCTS = 1 << 27
 """Samples times parameters of one micro-batch from which sharing it among cores pays."""
@@ -43,7 +43,8 @@ class DenseSpace(NamedTuple):
     logit_grad: NDArray[np.float32]
 
 
-def _new_space(rows: int, shape: NetworkShape, size: int) -> DenseSpace:
+def new_space(rows: int, shape: NetworkShape, size: int) -> DenseSpace:
+    """Working memory for `rows` samples of a network of `size` parameters."""
     floats = rows * int(shape.starts[-1])
     return DenseSpace(
         work=np.empty(floats, np.float32),
@@ -148,7 +149,7 @@ class DenseLearner:
         self._recipe = recipe
         rows, size = recipe.batch_size, state.layout.size
         parts = parts_of_batch(rows, size, threads)
-        self.spaces = tuple(_new_space(-(-rows // parts), self.shape, size) for _ in range(parts))
+        self.spaces = tuple(new_space(-(-rows // parts), self.shape, size) for _ in range(parts))
 
     @property
     def parts(self) -> int:

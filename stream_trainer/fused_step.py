@@ -39,6 +39,7 @@ class Rates(NamedTuple):
     sparse: float
     sparse_eps: float
     sparse_decay: float
+    sparse_reference_width: float
     dense: float
     dense_eps: float
 
@@ -87,6 +88,7 @@ def _learn_batch(
             now_s,
             scratch,
             rates.sparse_decay,
+            rates.sparse_reference_width,
         )
 
 
@@ -104,7 +106,12 @@ class FusedStep:
         self._pooling = schema.pooling_codes
         self._state = DenseState(DenseLayout(schema), recipe, seed)
         self._rates = Rates(
-            recipe.sparse_rate, recipe.sparse_eps, recipe.sparse_decay, recipe.dense_rate, recipe.dense_eps
+            recipe.sparse_rate,
+            recipe.sparse_eps,
+            recipe.sparse_decay,
+            recipe.sparse_reference_width,
+            recipe.dense_rate,
+            recipe.dense_eps,
         )
         self._dense = self._new_dense(recipe, threads)
         rows = recipe.batch_size
@@ -132,8 +139,9 @@ class FusedStep:
             for lo in range(0, batch.rows, most):
                 self._learn_shared(table, batch, lo, min(batch.rows, lo + most), now_s, logits)
             return logits
-        if self._scratch.row.size < lookups:
-            self._scratch = new_scratch(lookups, dim)
+        blocks = table.views().block_width.size
+        if self._scratch.row.size < lookups or self._scratch.block_rows.size != blocks:
+            self._scratch = new_scratch(max(lookups, self._scratch.row.size), dim, blocks)
         self._learn_alone(table, batch, now_s, logits)
         return logits
 
@@ -186,5 +194,13 @@ class FusedStep:
         self._dense.learn(emb, batch.dense[lo:hi], batch.labels[lo:hi], batch.weights[lo:hi], logits[lo:hi], emb_grad)
         rates = self._rates
         table.update(
-            handles, offsets, self._pooling, emb_grad, rates.sparse, rates.sparse_eps, now_s, rates.sparse_decay
+            handles,
+            offsets,
+            self._pooling,
+            emb_grad,
+            rates.sparse,
+            rates.sparse_eps,
+            now_s,
+            rates.sparse_decay,
+            rates.sparse_reference_width,
         )

@@ -20,6 +20,7 @@ from feature_admission.memory_budget import MemoryBudget, MemoryUse
 from feature_admission.state_pages import StatePages
 from model_contract.samples import SampleBatch
 from model_contract.schema import ModelSchema
+from stream_trainer.dimension_keeper import SLICE_ROWS, DimensionKeeper
 from stream_trainer.errors import StateError
 from stream_trainer.model_state import Arrays, Manifest, ModelState
 from stream_trainer.preparation import Preparation
@@ -53,11 +54,13 @@ class Learner:
         eviction: EvictionPolicy,
         *,
         count_half_life_s: float,
+        dimensions: DimensionKeeper | None = None,
     ) -> None:
         """Wires the parts; `new_admission` makes an empty policy, always with the same settings."""
         self.schema = schema
         self.table = table
         self.step = step
+        self.dimensions = dimensions
         self.admission = new_admission()
         self.eviction = eviction
         self.metrics = ProgressiveMetrics()
@@ -78,14 +81,29 @@ class Learner:
         """Predicts, records, then learns every micro-batch."""
         if batch.rows == 0:
             return
+        if self.dimensions is not None:
+            self.dimensions.before_learning(batch, now_s, self.counts.samples)
         logits = self.step.train(self.table, batch, now_s)
         self.metrics.update(logits, batch.labels, batch.weights)
         self.counts.samples += batch.rows
 
     @property
-    def needs_room(self) -> bool:
-        """Whether `make_room` would evict; cheap enough to ask after every batch."""
+    def needs_quiet(self) -> bool:
+        """Whether `tidy` has rows to evict or columns to change; cheap enough to ask after every batch."""
+        if self.dimensions is not None and self.dimensions.needs_quiet:
+            return True
         return self._budget.rows_to_free(self._memory_use()) > 0
+
+    def tidy(self, now_s: int, max_rows: int = SLICE_ROWS) -> None:
+        """Makes room, moves rows to the bands and columns they should have; no batch may be prepared meanwhile.
+
+        Args:
+            now_s: seconds since the epoch.
+            max_rows: how many rows may change columns, so that it stays short.
+        """
+        self.make_room(now_s)
+        if self.dimensions is not None:
+            self.dimensions.keep(now_s, max_rows)
 
     def make_room(self, now_s: int) -> int:
         """Ages traffic counts and evicts down to the budget's low mark; no batch may be prepared meanwhile.
@@ -150,6 +168,8 @@ class Learner:
                 "expected the same model file, or another state_dir"
             )
             raise StateError(message)
+        if self.dimensions is not None:
+            self.dimensions.restore(_below("dimensions/", state.arrays))
         self.table.restore_rows(state.rows)
         self.table.take_changes()
         self.admission.restore(state.admission)
@@ -184,6 +204,7 @@ class Learner:
             **_above("step/", self.step.state()),
             **_above("moments/", self.preparation.moments.state()),
             **_above("metrics/", self.metrics.state()),
+            **({} if self.dimensions is None else _above("dimensions/", self.dimensions.state())),
         }
 
     def _memory_use(self) -> MemoryUse:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
+from dimension_search.plan import DimensionPlan
 from embedding_table.table import EmbeddingTable
 from feature_admission.admission import AdmissionPolicy
 from feature_admission.age import AgeEviction
@@ -26,6 +27,7 @@ from stream_trainer.app import run_app
 from stream_trainer.bf16_step import Bf16Step
 from stream_trainer.checkpoint_store import CheckpointStore
 from stream_trainer.delivery import Delivery
+from stream_trainer.dimension_keeper import DimensionKeeper, DimensionRules
 from stream_trainer.fused_step import FusedStep
 from stream_trainer.learner import Learner
 from stream_trainer.model_state import ModelState
@@ -63,8 +65,21 @@ def read_schema(path: Path) -> ModelSchema:
         raise SettingError(_MODEL_FILE, str(path), expected) from error
 
 
-def make_learner(schema: ModelSchema, settings: TrainerSettings, recipe: Recipe | None = None) -> Learner:
+def make_learner(
+    schema: ModelSchema,
+    settings: TrainerSettings,
+    recipe: Recipe | None = None,
+    rules: DimensionRules | None = None,
+    on_plan: Callable[[DimensionPlan], None] = lambda plan: None,
+) -> Learner:
     """A fresh learner as the settings ask for it.
+
+    Args:
+        schema: of the model.
+        settings: of the process.
+        recipe: None for the default.
+        rules: of the search for dimensions, None for full width throughout.
+        on_plan: receives every plan with its verdict.
 
     Raises:
         SettingError: the memory does not hold the sketch and a table.
@@ -83,14 +98,17 @@ def make_learner(schema: ModelSchema, settings: TrainerSettings, recipe: Recipe 
         init_scale=recipe.init_scale,
         initial_accumulator=recipe.sparse_initial_accumulator,
         missing_ids=schema.missing_ids,
+        bands=rules.heat.bands if rules else 1,
     )
+    step = new_step(schema, recipe, settings.seed, settings.precision)
     return Learner(
         schema,
         table,
-        new_step(schema, recipe, settings.seed, settings.precision),
+        step,
         new_admission,
         _eviction(settings),
         count_half_life_s=settings.count_half_life_s,
+        dimensions=DimensionKeeper(schema, table, step, rules, on_plan) if rules else None,
     )
 
 

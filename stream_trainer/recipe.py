@@ -24,6 +24,8 @@ class Recipe:
         sparse_decay: what is left of a row's accumulator at its next update: below 1, a row that is seen often keeps
             learning; 1 is plain Adagrad.
         sparse_eps: added to the root of a row's accumulator.
+        sparse_reference_width: rows of d columns, d above this, learn at sparse_rate * sqrt(this / d); 0 for all at
+            sparse_rate.
         dense_rate: learning rate of the dense parameters (Adagrad).
         dense_initial_accumulator: where their accumulators start.
         dense_eps: added to the root of a dense accumulator.
@@ -35,6 +37,7 @@ class Recipe:
     sparse_initial_accumulator: float = 0.1
     sparse_decay: float = 0.995
     sparse_eps: float = 1e-8
+    sparse_reference_width: float = 0.0
     dense_rate: float = 0.015
     dense_initial_accumulator: float = 0.0
     dense_eps: float = 1e-8

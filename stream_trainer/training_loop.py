@@ -144,12 +144,12 @@ class TrainingLoop:
             self.counts.wait_s += time.perf_counter() - waited
             ended = stopping and prepared is None
             due = time.monotonic() - last_cut_s >= self._publish_interval_s and self._changed and self._delivery.ready
-            if not (due or ended or self._learner.needs_room):
+            if not (due or ended or self._learner.needs_quiet):
                 self._delivery.raise_failure()
                 continue
             self._learn(prepared)
             prepared = None
-            self._learner.make_room(self._now_ms() // 1000)
+            self._learner.tidy(self._now_ms() // 1000)
             if self._changed and (due or ended) and self._letters_safe(wait=ended):
                 last_cut_s = time.monotonic()
                 self._cut()

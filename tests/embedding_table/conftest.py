@@ -26,6 +26,7 @@ def first_values(seed: int, feature_id: int, columns: np.ndarray, scale: float) 
 @dataclass
 class PlainRow:
     slot: int
+    band: int
     columns: np.ndarray
     values: np.ndarray
     accumulator: float
@@ -44,6 +45,8 @@ class PlainTable:
     initial_accumulator: float
     missing_ids: np.ndarray
     columns: list[np.ndarray]
+    bands: int = 1
+    birth_bands: list[int] | None = None
     rows: dict[int, PlainRow] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -55,9 +58,10 @@ class PlainTable:
     def insert(self, feature_id: int, slot: int, now_s: int) -> None:
         if feature_id in self.rows:
             return
-        columns = self.columns[slot]
+        band = self.birth_bands[slot] if self.birth_bands else 0
+        columns = self.columns[slot * self.bands + band]
         values = first_values(self.seed, feature_id, columns, self.init_scale).astype(np.float64)
-        self.rows[feature_id] = PlainRow(slot, columns, values, self.initial_accumulator, 0.0, now_s)
+        self.rows[feature_id] = PlainRow(slot, band, columns, values, self.initial_accumulator, 0.0, now_s)
         self.changed.add(feature_id)
 
     def erase(self, feature_id: int) -> None:
@@ -100,11 +104,15 @@ class PlainTable:
             for feature_id in members:
                 sums[feature_id] = sums.get(feature_id, np.zeros(self.dim)) + share * flat[bag]
                 lookups[feature_id] = lookups.get(feature_id, 0) + 1
+        self.products: dict[tuple[int, int], np.ndarray] = {}
+        self.squares: dict[tuple[int, int], np.ndarray] = {}
         for feature_id, total in sums.items():
             if feature_id not in self.rows:
                 continue
             row = self.rows[feature_id]
             g = total[row.columns]
+            for kept, power in ((self.products, 1), (self.squares, 2)):
+                kept.setdefault((row.slot, row.band), np.zeros(self.dim))[row.columns] += (row.values * g) ** power
             row.accumulator += float((g * g).mean()) if g.size else 0.0
             row.values = row.values - lr * g / (np.sqrt(row.accumulator) + eps)
             row.count += lookups[feature_id]
@@ -115,13 +123,28 @@ class PlainTable:
         for row in self.rows.values():
             row.count *= factor
 
+    def follow(self, changes: TableChanges) -> int:
+        """Gives rows the band and columns they have in `changes`, by the law of a resize; answers how many changed."""
+        moved = 0
+        for block in changes.blocks:
+            for feature_id in block.ids.tolist():
+                row = self.rows[feature_id]
+                if row.band == block.band and np.array_equal(row.columns, block.columns):
+                    continue
+                assert np.array_equal(block.columns, self.columns[row.slot * self.bands + block.band])
+                wide = self.wide(feature_id)
+                row.band, row.columns, row.values = block.band, block.columns, wide[block.columns]
+                self.changed.add(feature_id)
+                moved += 1
+        return moved
+
     def assert_same(self, changes: TableChanges, ids: set[int]) -> None:
         """`changes` holds exactly these ids, with this table's rows."""
         seen = []
         for block in changes.blocks:
-            np.testing.assert_array_equal(block.columns, self.columns[block.slot])
             rows = [self.rows[feature_id] for feature_id in block.ids.tolist()]
-            assert {row.slot for row in rows} == {block.slot}
+            assert {(row.slot, row.band) for row in rows} == {(block.slot, block.band)}
+            assert {tuple(row.columns.tolist()) for row in rows} == {tuple(block.columns.tolist())}
             values = np.array([row.values for row in rows])
             np.testing.assert_allclose(block.values, values, rtol=2e-4, atol=2e-5)
             np.testing.assert_allclose(block.accumulators, [row.accumulator for row in rows], rtol=2e-4)
@@ -144,9 +167,11 @@ def twins() -> Callable[..., tuple[EmbeddingTable, PlainTable]]:
         seed: int = 7,
         budget_bytes: int = 16 << 20,
         threads: int = 1,
+        bands: int = 1,
+        birth_bands: list[int] | None = None,
     ) -> tuple[EmbeddingTable, PlainTable]:
         missing = np.arange(1, slots + 1, dtype=np.uint64) << np.uint64(40)
-        full = [np.arange(dim, dtype=np.uint16)] * slots if columns is None else columns
+        full = [np.arange(dim, dtype=np.uint16)] * (slots * bands) if columns is None else columns
         table = EmbeddingTable(
             slots=slots,
             dim=dim,
@@ -157,8 +182,10 @@ def twins() -> Callable[..., tuple[EmbeddingTable, PlainTable]]:
             missing_ids=missing,
             columns=full,
             threads=threads,
+            bands=bands,
+            birth_bands=None if birth_bands is None else np.array(birth_bands, np.int32),
         )
-        return table, PlainTable(slots, dim, seed, 0.25, 0.1, missing, full)
+        return table, PlainTable(slots, dim, seed, 0.25, 0.1, missing, list(full), bands, birth_bands)
 
     return make
 

@@ -95,3 +95,30 @@ def test_a_row_number_left_by_chance_is_not_believed(twins: Callable) -> None:
     plain.update(lookups, offsets, pooling, grad, 0.1, 1e-6, 1)
     plain.assert_same(table.all_rows(), set(plain.rows))
     assert handles.size == 3
+
+
+def test_rows_of_a_bag_are_added_in_their_order_whatever_their_widths(twins: Callable) -> None:
+    """Bit by bit the sum from left to right, wide rows and narrow ones in turn; alone, a row keeps a -0.0."""
+    table, _ = twins(1, 8, bands=2, columns=[np.arange(8, dtype=np.uint16), np.array([1, 2, 5], np.uint16)])
+    ids = np.arange(2, 302, dtype=np.uint64)
+    table.insert(ids, np.zeros(300, np.int32), 0)
+    rows = table.all_rows()
+    rows.blocks[0].values[:] *= np.float32(10) ** np.random.default_rng(0).integers(-6, 7, rows.blocks[0].values.shape)
+    rows.blocks[0].values[5:11] = -0.0
+    table.restore_rows(rows)
+    table.move_rows(table.find(ids[::3]), np.ones(100, np.int32))
+    rng = np.random.default_rng(1)
+    pooling, alone = np.zeros(1, np.int8), np.empty((300, 1, 8), np.float32)
+    table.gather(table.find(ids), np.arange(301), pooling, alone)
+    zeros = np.flatnonzero(alone[:, 0, 1] == 0)
+    assert np.signbit(alone[zeros, 0, 1]).all()
+    assert 0 < np.count_nonzero(zeros % 3 == 0) < zeros.size == 6  # narrow ones and wide ones
+    chosen = rng.integers(0, 300, 400)
+    offsets = np.array([0, 7, 11, 400])
+    out = np.empty((3, 1, 8), np.float32)
+    table.gather(table.find(ids[chosen]), offsets, pooling, out)
+    for bag in range(3):
+        total = np.zeros(8, np.float32)
+        for k in range(offsets[bag], offsets[bag + 1]):
+            total += alone[chosen[k], 0]
+        np.testing.assert_array_equal(out[bag, 0], total)

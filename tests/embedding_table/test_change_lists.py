@@ -93,3 +93,17 @@ def test_births_in_a_slab_that_held_wider_rows_are_listed() -> None:
     narrow = np.arange(10**6, 10**6 + 20_000, dtype=np.uint64)
     assert (table.insert(narrow, np.ones(narrow.size, np.int32), 0) != ABSENT).all()
     assert sorted(table.take_changes().blocks[0].ids.tolist()) == narrow.tolist()
+
+
+def test_rows_of_slabs_given_back_are_listed_no_more(twins: Callable) -> None:
+    """Births and trained rows in slabs that a resize empties, while others stay."""
+    table, _ = twins(2, 4)
+    ids = np.arange(10, 9000, dtype=np.uint64)
+    table.insert(ids, (ids % np.uint64(2)).astype(np.int32), 0)
+    listed_bytes = table.memory_use().fixed_bytes
+    table.begin_resize([np.arange(4, dtype=np.uint16), np.arange(2, dtype=np.uint16)])
+    assert table.resize_some(10**6) == 4496
+    assert table.memory_use().fixed_bytes < listed_bytes
+    changes = table.take_changes()
+    assert sorted(i for block in changes.blocks for i in block.ids.tolist() if i < 1 << 40) == ids.tolist()
+    assert table.take_changes().rows == 0

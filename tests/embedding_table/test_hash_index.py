@@ -87,3 +87,16 @@ def test_reserve_makes_room_for_just_so_many() -> None:
     assert index.bytes_used == before
     index.reserve(10)
     assert index.bytes_used == before
+
+
+def test_replace_gives_known_ids_other_handles_and_never_grows() -> None:
+    index = HashIndex()
+    ids = np.arange(1, index.room + 1, dtype=np.uint64)
+    index.insert(ids, np.arange(ids.size, dtype=np.uint32))
+    held = index.bytes_used
+    assert index.room == 0
+    index.replace(ids[::2], ids[::2].astype(np.uint32) + np.uint32(7))
+    assert index.bytes_used == held
+    assert len(index) == ids.size
+    np.testing.assert_array_equal(index.find(ids[::2]), ids[::2] + np.uint64(7))
+    np.testing.assert_array_equal(index.find(ids[1::2]), np.arange(1, ids.size, 2))

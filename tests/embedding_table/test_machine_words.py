@@ -7,6 +7,7 @@ from embedding_table.machine_words import (
     add_row,
     add_rows,
     add_scaled_row,
+    add_scaled_row_noting_products,
     copy_row,
     fill_row,
     prefetch,
@@ -36,6 +37,21 @@ def _add(target: np.ndarray, at: int, source: np.ndarray, start: int, width: int
 @kernel
 def _add_scaled(target: np.ndarray, at: int, source: np.ndarray, start: int, width: int, scale: np.float32) -> None:
     add_scaled_row(target, at, source, start, width, scale)
+
+
+@kernel
+def _add_scaled_noting(
+    target: np.ndarray,
+    at: int,
+    source: np.ndarray,
+    start: int,
+    width: int,
+    scale: np.float32,
+    sums: np.ndarray,
+    squares: np.ndarray,
+    to: int,
+) -> None:
+    add_scaled_row_noting_products(target, at, source, start, width, scale, sums, squares, to)
 
 
 @kernel
@@ -86,6 +102,23 @@ def test_rows_of_any_width(width: int) -> None:
     _add_scaled(target, at, source, start, width, scale)
     np.testing.assert_allclose(target, expected(held + scale * row), rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(_squares(source, start, width), np.sum(row.astype(np.float64) ** 2), rtol=1e-6)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_products_are_of_the_row_as_it_was(width: int) -> None:
+    rng = np.random.default_rng(width)
+    source, original, sums, squares = rng.standard_normal((4, 200)).astype(np.float32)
+    scale, start, at, to = np.float32(0.37), 3, 7, 20
+    target, plain = original.copy(), original.copy()
+    _add_scaled(plain, at, source, start, width, scale)
+    noted = source[start : start + width] * original[at : at + width]
+    expected_sums, expected_squares = sums.copy(), squares.copy()
+    expected_sums[to : to + width] += noted
+    expected_squares[to : to + width] += noted * noted
+    _add_scaled_noting(target, at, source, start, width, scale, sums, squares, to)
+    np.testing.assert_array_equal(target, plain)
+    np.testing.assert_array_equal(sums, expected_sums)
+    np.testing.assert_allclose(squares, expected_squares, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("width", WIDTHS[1:])

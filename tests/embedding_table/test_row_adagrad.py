@@ -17,8 +17,9 @@ from embedding_table.row_layout import (
 from embedding_table.update_scratch import new_scratch
 
 
+@pytest.mark.parametrize("reference_width", [0.0, 2.0, 3.0, 1e9])
 @pytest.mark.parametrize("columns", [[], [3], [0, 2, 5], list(range(8))])
-def test_a_step_by_its_definition(columns: list[int]) -> None:
+def test_a_step_by_its_definition(columns: list[int], reference_width: float) -> None:
     rng = np.random.default_rng(len(columns))
     arena = RowArena(8, 1 << 18, state_words=TRAINED_STATE_WORDS, track_changes=True)
     arena.define_block(np.array(columns, np.uint16))
@@ -36,14 +37,16 @@ def test_a_step_by_its_definition(columns: list[int]) -> None:
     scratch.gradient[: 20 * 8] = gradient.reshape(-1)
     dirty = np.zeros(30, np.uint32)
     rate, tiny, left = np.float32(0.1), np.float32(1e-3), np.float32(0.75)
-    length = train_rows(views, np.uint64(8), rate, tiny, left, 77, np.uint64(5), np.uint64(25), scratch, dirty, 2)
+    rates = rate, tiny, left, np.float32(reference_width)
+    length = train_rows(views, np.uint64(8), *rates, 77, np.uint64(5), np.uint64(25), scratch, dirty, 2)
     assert length == 2 + 15
     np.testing.assert_array_equal(dirty[2:length], handles[10:25])
     for k in range(5, 25):
         g = gradient[k - 5][columns].astype(np.float64)
         m = 0.75 * 0.5 + (float((g * g).mean()) if columns else 0.0)
         start = int(value_offset(handles[k], len(columns)))
-        expected = values[k] - 0.1 * g / (np.sqrt(m) + 1e-3)
+        slowed = min(1.0, np.sqrt(reference_width / len(columns))) if reference_width and columns else 1.0
+        expected = values[k] - 0.1 * slowed * g / (np.sqrt(m) + 1e-3)
         np.testing.assert_allclose(views.values[start : start + len(columns)], expected, rtol=1e-5, atol=1e-6)
         assert views.values[states[k] + int(ACCUMULATOR)] == pytest.approx(m, rel=1e-6)
         assert views.words[states[k] + int(LAST_SEEN)] == 77

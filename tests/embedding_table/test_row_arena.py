@@ -126,5 +126,47 @@ def test_refuses_what_cannot_work() -> None:
     assert arena.define_block(_columns(16)) == 0
     with pytest.raises(BadRows, match="one too many"):
         arena.define_block(_columns(16))
-    assert arena.block_count == 1
+    assert arena.blocks == [0]
+    assert arena.free_block_count == 0
     assert arena.columns(0).tolist() == list(range(16))
+
+
+def test_a_number_is_another_blocks_once_its_block_is_retired() -> None:
+    arena = RowArena(16, 4 * SLAB_BYTES, max_blocks=2)
+    narrow, wide = arena.define_block(_columns(2)), arena.define_block(_columns(16), home=7)
+    handles = arena.allocate(narrow, 3)
+    with pytest.raises(BadRows, match="block 0 has 1 slabs"):
+        arena.retire_block(narrow)
+    arena.free(handles)
+    arena.release_slabs()
+    arena.retire_block(narrow)
+    assert arena.blocks == [wide]
+    assert arena.define_block(_columns(5), home=9) == narrow
+    views = arena.views()
+    assert views.block_width.tolist() == [5, 16]
+    assert views.block_home.tolist() == [9, 7]
+    assert arena.width(narrow) == 5
+
+
+def test_rows_listed_a_part_at_a_time() -> None:
+    arena = RowArena(16, 8 * SLAB_BYTES, max_blocks=2)
+    first, second = arena.define_block(_columns(16)), arena.define_block(_columns(0))
+    capacity = arena.rows_per_slab(first)
+    handles = arena.allocate(first, 3 * capacity)
+    others = arena.allocate(second, 10)
+    arena.free(handles[capacity : 2 * capacity])  # a slab without a row between two full ones
+    kept = np.concatenate([handles[:capacity], handles[2 * capacity :]])
+    for count in (0, 1, capacity, capacity + 1, 5 * capacity):
+        np.testing.assert_array_equal(arena.first_handles(first, count), kept[:count])
+    seen, cursor, rounds = [], 0, 0
+    while cursor or not rounds:
+        rows, cursor = arena.scan(cursor, capacity + 9)
+        seen.append(rows)
+        rounds += 1
+    assert [rows.size for rows in seen] == [capacity, capacity, 10] or [rows.size for rows in seen] == [
+        capacity,
+        capacity + 10,
+    ]
+    np.testing.assert_array_equal(np.concatenate(seen), np.concatenate([kept, others]))
+    assert arena.scan(0, 0)[0].size == capacity  # one slab at least
+    assert RowArena(16, SLAB_BYTES).scan(0, 5) == (pytest.approx(np.empty(0)), 0)

@@ -15,7 +15,7 @@ def test_round_trip_by_block() -> None:
     all_handles = []
     for block, width in enumerate((3, 0, 16, 8)):
         columns = np.sort(rng.permutation(16)[:width]).astype(np.uint16)
-        assert arena.define_block(columns) == block
+        assert arena.define_block(columns, home=block) == block
         n = 50 * (block + 1)
         rows = RowsOfBlock(
             slot=block // 2,
@@ -31,7 +31,7 @@ def test_round_trip_by_block() -> None:
         copy_block_in(arena, handles, rows, np.arange(n))
         all_handles.append(handles[: n - 7])
         given[rows.slot, rows.band] = rows
-    copied = copy_blocks_out(arena, rng.permutation(np.concatenate(all_handles)), bands=2)
+    copied = copy_blocks_out(arena, rng.permutation(np.concatenate(all_handles)), bands=2, blocks=range(4))
     assert [(rows.slot, rows.band) for rows in copied] == list(given)
     for rows in copied:
         source = given[rows.slot, rows.band]
@@ -46,4 +46,4 @@ def test_round_trip_by_block() -> None:
 def test_nothing_to_copy_is_no_block() -> None:
     arena = RowArena(16, 1 << 20, max_blocks=1)
     arena.define_block(np.arange(16, dtype=np.uint16))
-    assert copy_blocks_out(arena, np.empty(0, np.uint32), bands=1) == ()
+    assert copy_blocks_out(arena, np.empty(0, np.uint32), bands=1, blocks=[0]) == ()

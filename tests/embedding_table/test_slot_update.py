@@ -39,6 +39,7 @@ def test_shares_of_a_range_of_bags(twins: Callable, parts: int, lo_bag: int) -> 
             np.float32(0.1),
             np.float32(1e-6),
             np.float32(1),
+            np.float32(0),
             1,
             part,
             parts,

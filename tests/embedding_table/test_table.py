@@ -304,8 +304,8 @@ def test_says_which_rows_do_not_fit() -> None:
     table = _table(4 << 20)
     table.insert(np.arange(1, 5001, dtype=np.uint64), np.zeros(5000, np.int32), 0)
     rows = table.all_rows()
-    with pytest.raises(BadRows, match="columns"):
-        _table(4 << 20, columns=[np.arange(8, dtype=np.uint16)] * 2).restore_rows(rows)
+    with pytest.raises(BadRows, match="below 8"):
+        _table(4 << 20, dim=8).restore_rows(rows)
     with pytest.raises(BadRows, match="slot 1"):
         _table(4 << 20, slots=1).restore_rows(rows)
     small = _table(400_000)

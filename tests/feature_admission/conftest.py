@@ -24,6 +24,7 @@ def rows_of() -> Callable[[int, int], LiveRows]:
         return LiveRows(
             handles=rng.permutation(max(1, 4 * n))[:n].astype(np.uint32) << np.uint32(3),
             slots=rng.integers(0, 9, n).astype(np.int32),
+            bands=np.zeros(n, np.int32),
             counts=np.round(rng.exponential(3, n), 0).astype(np.float32),
             last_seen_s=(NOW_S + 20 - rng.integers(0, 200, n)).astype(np.uint32),
         )
@@ -39,6 +40,7 @@ def rows_with() -> Callable[[Sequence[int], Sequence[float]], LiveRows]:
         n = len(ages)
         return LiveRows(
             np.arange(100, 100 + n, dtype=np.uint32),
+            np.zeros(n, np.int32),
             np.zeros(n, np.int32),
             np.array(counts, np.float32),
             np.array([NOW_S - age for age in ages], np.uint32),

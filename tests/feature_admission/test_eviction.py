@@ -66,7 +66,7 @@ def test_a_row_never_named_stays_away_from_the_answer(
 ) -> None:
     """Pinned rows are not among the live rows, so their handles cannot come back."""
     rows = rows_of(seed, 500)
-    live = type(rows)(rows.handles[9:], rows.slots[9:], rows.counts[9:], rows.last_seen_s[9:])
+    live = type(rows)(rows.handles[9:], rows.slots[9:], rows.bands[9:], rows.counts[9:], rows.last_seen_s[9:])
     chosen = policy.select(live, 500, now_s)
     assert not np.isin(rows.handles[:9], chosen).any()
 

@@ -47,6 +47,39 @@ def test_wide_batches_through_the_table_s_own_calls_learn_the_same(monkeypatch: 
         assert np.array_equal(found, expected)
 
 
+@pytest.mark.parametrize("wide", [False, True])
+def test_wide_rows_learn_slower_above_the_reference_width(monkeypatch: pytest.MonkeyPatch, wide: bool) -> None:
+    """As autograd's step does it, and not as without."""
+    if wide:
+        monkeypatch.setattr(stream_trainer.fused_step, "_WIDE_FLOATS", 0)
+    recipe = Recipe(batch_size=32, init_scale=0.4, sparse_reference_width=2.0)
+    cases = [make_case(schema()) for _ in range(3)]
+    steps = (
+        FusedStep(cases[0].model, recipe, 7),
+        AutogradStep(cases[1].model, recipe, 7),
+        FusedStep(cases[2].model, RECIPE, 7),
+    )
+    for step, case in zip(steps, cases, strict=True):
+        step.train(case.table, case.batch(75, 0), NOW_S)
+    np.testing.assert_allclose(cases[0].values(), cases[1].values(), rtol=2e-4, atol=2e-5)
+    assert np.abs(cases[0].values() - cases[2].values()).max() > 0.01
+
+
+def test_saliency_is_gathered_by_every_way_to_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    sums = []
+    for way in (FusedStep, AutogradStep, FusedStep):
+        if sums:
+            monkeypatch.setattr(stream_trainer.fused_step, "_WIDE_FLOATS", 0)
+        case = make_case(schema())
+        way(case.model, RECIPE, 7).train(case.table, case.batch(75, 0), NOW_S)
+        sums.append(case.table.saliency())
+    assert sums[0].updates == pytest.approx(1 + 0.9995 + 0.9995**2)
+    for other in sums[1:]:
+        np.testing.assert_allclose(other.first, sums[0].first, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(other.squared, sums[0].squared, rtol=1e-3, atol=1e-5)
+    assert (sums[0].first > 0).all()
+
+
 @pytest.mark.parametrize("threads", [2, 3])
 def test_samples_shared_among_threads_learn_the_same(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     model = schema(dense=3)

@@ -1,0 +1,216 @@
+"""Do widths find themselves? Progressive AUC and log-loss against bytes, beside the baselines at equal bytes.
+
+`python -m benchmarks.dimensions [--data globo|movielens|criteo] [--seeds 3] [--rows N] [--methods A,B] [--shares ...]
+[--jobs 2] [--out FILE] [--quick]`. Every sample is predicted before it is learned, on the stream's own clock. A share
+is of the bytes that uniform D = 32 takes at the end of the stream: 4 bytes a column and 4 of optimizer state a row;
+`bytes` is the table's peak, by that count, after the first search (of methods without one: over the whole stream),
+`memory_bytes` all that the table held at the end: ids, counts, index and slabs too.
+
+- uniform: one width for all from the start.
+- mde: mixed dimensions by power law of the final table sizes, known beforehand (Ginart et al. 2019), from the start.
+- magnitude, sseds: uniform D = 32, pruned once after a quarter of the stream (SSEDS: Qu et al. 2022), then on.
+- continual_slots, continual_bands: dimflow's search every 50,000 samples, columns up to 64, without and with bands.
+
+Results: `METHOD@SHARE` with `auc_mean`, `auc_spread` (largest minus smallest), `log_loss`, `bytes`, `share`, `seeds`.
+"""
+
+import argparse
+import json
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import lru_cache
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from benchmarks.click_stream import CLICKS, ClickStream, load_clicks
+from benchmarks.overlapped_training import decoded
+from benchmarks.recipe import changed_recipe
+from benchmarks.report import Json, report
+from dimension_search.budget import COLUMN_BYTES, DimensionBudget
+from dimension_search.column_pruning import ColumnPruning
+from dimension_search.evidence import BlockEvidence
+from dimension_search.fixed_widths import PowerLaw
+from dimension_search.heat import HeatBands
+from dimension_search.principal import PrincipalPlanner
+from embedding_table.table import EmbeddingTable
+from stream_trainer.dimension_keeper import DimensionRules
+from stream_trainer.learner import Learner
+from stream_trainer.process import make_learner
+from stream_trainer.recipe import Recipe
+from stream_trainer.settings import TrainerSettings
+
+FILES = {"globo": CLICKS.name, "movielens": "movielens_1m_half.parquet", "criteo": "criteo_1tb_80k.parquet"}
+ROWS = {"globo": 1_000_000, "movielens": 487_650, "criteo": 80_000}
+METHODS = ("uniform", "magnitude", "mde", "sseds", "continual_slots", "continual_bands")
+SHARES = (1.0, 0.5, 0.25, 0.125, 0.0625)
+DIM, WIDEST = 32, 64
+STATE_BYTES = 4
+_SORT_SAMPLES = 16_384
+_EVERYTHING = 1 << 40
+BANDS = HeatBands((0.03, 0.5))
+
+
+@lru_cache(maxsize=1)
+def _stream(data: str, rows: int) -> ClickStream:
+    return load_clicks(rows, CLICKS.parent / FILES[data], data)
+
+
+@lru_cache(maxsize=1)
+def _final_rows(data: str, rows: int) -> NDArray[np.int64]:
+    """Rows of each slot at the end of the stream; admission depends neither on widths nor on seeds much."""
+    learner = _learner(_stream(data, rows), 1, 0, Recipe())
+    _learn(_stream(data, rows), learner)
+    return np.array([use.rows for use in learner.table.block_uses()], np.int64)
+
+
+def _learner(stream: ClickStream, dim: int, seed: int, recipe: Recipe, rules: DimensionRules | None = None) -> Learner:
+    nowhere = Path("unused")
+    settings = TrainerSettings(model_file=nowhere, state_dir=nowhere, seed=seed, memory_bytes=4 << 30)
+    return make_learner(replace(stream.schema, dim=dim), settings, recipe, rules)
+
+
+def _learn(stream: ClickStream, learner: Learner) -> int:
+    """Learns the stream on its own clock; the peak of the bytes after the first search."""
+    samples = sorted_at = peak = 0
+    for decode in decoded(stream):
+        batch = decode()
+        now_s = max(int(batch.ts_ms[-1]) // 1000, 1)
+        prepared = learner.prepare(batch, now_s)
+        learner.learn(prepared, now_s)
+        samples += prepared.rows
+        if samples - sorted_at >= _SORT_SAMPLES or learner.needs_quiet:
+            sorted_at = samples
+            learner.tidy(now_s, _EVERYTHING)
+        keeper = learner.dimensions
+        if keeper is None or (keeper.fitted and not keeper.needs_quiet):
+            peak = max(peak, planned_bytes(learner.table))
+    return peak
+
+
+def planned_bytes(table: EmbeddingTable) -> int:
+    """Columns and optimizer state of all rows."""
+    return sum(use.rows * (COLUMN_BYTES * use.width + STATE_BYTES) for use in table.block_uses())
+
+
+def rules_of(method: str, share: float, data: str, rows: int) -> DimensionRules:
+    """When and how a method searches."""
+    full = int(_final_rows(data, rows).sum() * (COLUMN_BYTES * DIM + STATE_BYTES))
+    if method.startswith("continual"):
+        bands = BANDS if method == "continual_bands" else HeatBands()
+        first = min(16_384, rows // 8)
+        return DimensionRules(
+            planner=PrincipalPlanner(),
+            heat=bands,
+            max_bytes=int(share * full),
+            first_search_samples=first,
+            search_every_samples=min(50_000, rows // 8),
+            budget_search_samples=first,
+        )
+    measure = "magnitude" if method == "magnitude" else "sseds"
+    return DimensionRules(
+        planner=ColumnPruning(measure),
+        max_share=share,
+        drop_cold=False,
+        first_search_samples=rows // 4,
+        tolerance=np.inf,
+        one_shot=True,
+    )
+
+
+def run(method: str, share: float, data: str, rows: int, seed: int, recipe: Recipe) -> dict[str, float]:
+    """One run: `auc`, `log_loss`, `bytes`, `memory_bytes`."""
+    stream = _stream(data, rows)
+    final = _final_rows(data, rows)
+    full = int(final.sum()) * (COLUMN_BYTES * DIM + STATE_BYTES)
+    with threadpool_limits(1, user_api="blas"):
+        if method == "uniform":
+            width = max(1, (int(share * full) // int(final.sum()) - STATE_BYTES) // COLUMN_BYTES)
+            learner = _learner(stream, width, seed, recipe)
+        elif method == "mde":
+            learner = _learner(stream, DIM, seed, recipe)
+            learner.table.begin_resize(_power_law(final, int(share * full)))
+            learner.table.resize_some(_EVERYTHING)
+        elif method in {"magnitude", "sseds"}:
+            learner = _learner(stream, DIM, seed, recipe, None if share == 1 else rules_of(method, share, data, rows))
+        else:
+            learner = _learner(stream, WIDEST, seed, recipe, rules_of(method, share, data, rows))
+        peak = _learn(stream, learner)
+    found = learner.metrics.summary()
+    return {"auc": found["auc"], "log_loss": found["log_loss"], "bytes": peak, "memory_bytes": learner.table.bytes_used}
+
+
+def _power_law(rows: NDArray[np.int64], max_bytes: int) -> list[NDArray[np.uint16]]:
+    shape = (rows.size, 1)
+    zeros = np.zeros((*shape, DIM))
+    evidence = BlockEvidence(
+        active=np.ones((*shape, DIM), np.bool_),
+        rows=rows[:, None],
+        counts=np.zeros(shape),
+        lookups=np.zeros(shape),
+        first=zeros,
+        squared=zeros,
+        magnitude=zeros,
+        spectrum=zeros,
+    )
+    chosen = PowerLaw().choose(evidence, DimensionBudget(max_bytes, DIM))
+    return [np.flatnonzero(columns).astype(np.uint16) for columns in chosen[:, 0]]
+
+
+def summary(runs: Sequence[dict[str, float]], full: int) -> dict[str, float]:
+    """Mean and spread over seeds."""
+    aucs = np.array([found["auc"] for found in runs])
+    peak = float(np.mean([found["bytes"] for found in runs]))
+    return {
+        "auc_mean": round(float(aucs.mean()), 5),
+        "auc_spread": round(float(np.ptp(aucs)), 5),
+        "log_loss": round(float(np.mean([found["log_loss"] for found in runs])), 5),
+        "bytes": round(peak),
+        "share": round(peak / full, 4),
+        "memory_bytes": round(float(np.mean([found["memory_bytes"] for found in runs]))),
+        "seeds": len(runs),
+    }
+
+
+def main() -> None:
+    """Parses the command line and runs every method at every share."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="two methods at one share on fewer rows, within 50 s")
+    parser.add_argument("--data", choices=tuple(FILES), default="globo")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=0, help="samples, 0 for all of the comparison")
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--shares", default=",".join(map(str, SHARES)))
+    parser.add_argument("--jobs", type=int, default=2, help="runs at the same time; quality is measured, not speed")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="field of the recipe")
+    parser.add_argument("--out", type=Path, help="file to keep the results in")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.ERROR)
+    if not (CLICKS.parent / FILES[options.data]).exists():
+        report("dimensions", {"skipped": f"{FILES[options.data]} is not there"})
+        return
+    rows = options.rows or ROWS[options.data]
+    methods, shares = options.methods.split(","), [float(share) for share in options.shares.split(",")]
+    seeds = options.seeds
+    if options.quick:
+        rows, methods, shares, seeds = min(rows, 150_000), ["uniform", "continual_bands"], [0.125], 1
+    recipe = changed_recipe(options.set)
+    full = int(_final_rows(options.data, rows).sum()) * (COLUMN_BYTES * DIM + STATE_BYTES)
+    results: dict[str, Json] = {"data": options.data, "rows": rows, "full_bytes": full}
+    jobs = list(product(methods, shares, range(seeds)))
+    with ProcessPoolExecutor(options.jobs) as pool:
+        pending = {job: pool.submit(run, job[0], job[1], options.data, rows, job[2], recipe) for job in jobs}
+        for method, share in product(methods, shares):
+            name = f"{method}@{share:g}"
+            results[name] = summary([pending[method, share, seed].result() for seed in range(seeds)], full)
+            print(name, json.dumps(results[name]), flush=True)
+    report("dimensions", results, options.out)
+
+
+if __name__ == "__main__":
+    main()

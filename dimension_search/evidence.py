@@ -1,0 +1,182 @@
+"""What a search knows about every (slot, band) block: its rows, its traffic and what each column does for the loss.
+
+Knows no table and no gradient, only sums of them. Written e for a looked-up row's value and g for the derivative of
+the loss by it, over the L lookups of a window (SSEDS, Qu et al. 2022, arXiv 2204.03281, section 3: with a mask alpha of
+ones on the columns, dL/dalpha = sum e g).
+
+Invariant: columns that a block does not have score 0; all arrays are of one shape (F slots, K bands, D columns).
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dimension_search.errors import SearchError
+
+__all__ = ["BlockEvidence", "WindowSums", "blend"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BlockEvidence:
+    """Evidence about F * K blocks.
+
+    Attributes:
+        active: bool (F, K, D), the columns that blocks have now.
+        rows: i64 (F, K), live rows, the slot's missing row among them.
+        counts: f64 (F, K), decayed number of lookups of all rows together.
+        lookups: f64 (F, K), lookups of the window that read a row of the block.
+        first: f64 (F, K, D), |sum e g|: the single-shot saliency of SSEDS.
+        squared: f64 (F, K, D), sum (e g)^2: its second-order form (empirical Fisher), which does not cancel.
+        magnitude: f64 (F, K, D), sum e^2 over lookups.
+        spectrum: f64 (F, K, D), principal saliency per sample, descending: the k-th singular value of C^1/2 H^1/2
+            with C = sum e e^T and H = sum g g^T over the block's lookups, each divided by the window's samples. Its
+            fall says how many directions of a row's vector do something for the loss.
+    """
+
+    active: NDArray[np.bool_]
+    rows: NDArray[np.int64]
+    counts: Floats
+    lookups: Floats
+    first: Floats
+    squared: Floats
+    magnitude: Floats
+    spectrum: Floats
+
+    @property
+    def slots(self) -> int:
+        """F."""
+        return int(self.active.shape[0])
+
+    @property
+    def bands(self) -> int:
+        """K."""
+        return int(self.active.shape[1])
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return int(self.active.shape[2])
+
+    @property
+    def widths(self) -> NDArray[np.int64]:
+        """Columns that each block has now, i64 (F, K)."""
+        return np.asarray(self.active.sum(axis=2), np.int64)
+
+
+class WindowSums:
+    """Sums of a window of lookups, from which evidence is made; F * K * D^2 floats twice.
+
+    Args:
+        slots: F.
+        bands: K.
+        dim: D.
+
+    Attributes:
+        samples: of the window so far.
+    """
+
+    def __init__(self, slots: int, bands: int, dim: int) -> None:
+        blocks = slots * bands
+        self._shape = (slots, bands, dim)
+        self.samples = 0
+        self._lookups = np.zeros(blocks)
+        self._first = np.zeros((blocks, dim))
+        self._squared = np.zeros((blocks, dim))
+        self._values = np.zeros((blocks, dim, dim))
+        self._slopes = np.zeros((blocks, dim, dim))
+
+    def add(
+        self, samples: int, blocks: NDArray[np.int32], values: NDArray[np.float32], slopes: NDArray[np.float32]
+    ) -> None:
+        """Adds the L lookups of some samples.
+
+        Args:
+            samples: how many.
+            blocks: i32 (L,), slot * K + band of the row; below 0 for a lookup without a row.
+            values: f32 (L, D), e.
+            slopes: f32 (L, D), g.
+
+        Raises:
+            SearchError: shapes disagree.
+        """
+        if values.shape != slopes.shape or values.shape != (blocks.size, self._shape[2]):
+            message = f"values are {values.shape}, slopes {slopes.shape}: expected ({blocks.size}, {self._shape[2]})"
+            raise SearchError(message)
+        self.samples += samples
+        order = np.argsort(blocks, kind="stable")
+        borders = np.searchsorted(blocks[order], np.arange(self._lookups.size + 1))
+        for block in np.flatnonzero(np.diff(borders)).tolist():
+            here = order[borders[block] : borders[block + 1]]
+            e, g = values[here], slopes[here]
+            effect = e * g
+            self._lookups[block] += here.size
+            self._first[block] += effect.sum(axis=0, dtype=np.float64)
+            self._squared[block] += np.square(effect).sum(axis=0, dtype=np.float64)
+            self._values[block] += e.T @ e
+            self._slopes[block] += g.T @ g
+
+    def evidence(self, active: NDArray[np.bool_], rows: NDArray[np.int64], counts: Floats) -> BlockEvidence:
+        """The evidence of what was added.
+
+        Args:
+            active: bool (F, K, D).
+            rows: i64 (F, K).
+            counts: f64 (F, K).
+        """
+        slots, bands, dim = self._shape
+        spectrum = np.array([_principal(c, h) for c, h in zip(self._values, self._slopes, strict=True)])
+        spectrum /= max(self.samples, 1)
+        magnitude = np.diagonal(self._values, axis1=1, axis2=2)
+
+        def masked(sums: Floats) -> Floats:
+            return np.where(active, sums.reshape(slots, bands, dim), 0.0)
+
+        return BlockEvidence(
+            active=active,
+            rows=rows,
+            counts=counts,
+            lookups=self._lookups.reshape(slots, bands),
+            first=masked(np.abs(self._first)),
+            squared=masked(self._squared),
+            magnitude=masked(magnitude),
+            spectrum=spectrum.reshape(slots, bands, dim),
+        )
+
+
+def _principal(values: Floats, slopes: Floats) -> Floats:
+    """Singular values of C^1/2 H^1/2, descending."""
+    if not values.any() or not slopes.any():
+        return np.zeros(len(values))
+    roots, axes = np.linalg.eigh(values)
+    half = (axes * np.sqrt(np.maximum(roots, 0))) @ axes.T
+    found = np.linalg.eigvalsh(half @ slopes @ half)
+    return np.asarray(np.sqrt(np.maximum(found[::-1], 0)), np.float64)
+
+
+def blend(new: BlockEvidence, old: BlockEvidence | None, keep: float) -> BlockEvidence:
+    """The running mean of evidence over searches, so that one window's noise moves no width.
+
+    A block without rows or lookups in the new window keeps what was known of it.
+
+    Args:
+        new: of this window.
+        old: blended so far, None before the first.
+        keep: weight of `old`, 0 <= keep < 1.
+    """
+    if old is None:
+        return new
+    seen = (new.lookups > 0)[:, :, None]
+
+    def mean(now: Floats, before: Floats) -> Floats:
+        return np.where(seen, (1 - keep) * now + keep * before, before)
+
+    return replace(
+        new,
+        rows=np.where(new.rows > 0, new.rows, old.rows),
+        counts=np.where(new.rows > 0, new.counts, old.counts),
+        spectrum=mean(new.spectrum, old.spectrum),
+        squared=np.where(new.active, mean(new.squared, old.squared), 0.0),
+    )

@@ -1,0 +1,385 @@
+"""Keeps every row as wide as it deserves while training goes on: bands, searches, judgement, resize in slices.
+
+Knows the table and the step of one learner; no Kafka, Redis or file. Plans come from `dimension_search`, rows are
+changed by the table. A search takes three stages, each on samples just before they are learned, so that none is lost
+and none is judged that the model has seen: a window for evidence, a plan, a window to judge it by.
+
+Invariant: columns change only in `keep`, which runs where no batch is prepared; a call of it moves few enough rows to
+stay short. What is not decided yet when the process ends is searched for anew.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from dimension_search.budget import COLUMN_BYTES, DimensionBudget
+from dimension_search.evidence import BlockEvidence, WindowSums, blend
+from dimension_search.heat import HeatBands
+from dimension_search.plan import Decision, DimensionPlan, Verdict
+from dimension_search.planner import Planner, make_plan
+from dimension_search.principal import PrincipalPlanner
+from embedding_table.saliency_sums import SaliencySums
+from embedding_table.table import EmbeddingTable, LiveRows
+from model_contract.schema import ModelSchema
+from stream_trainer.errors import StateError
+from stream_trainer.prepared_batch import PreparedBatch
+from stream_trainer.saliency_pass import LookedUp, SaliencyPass
+from stream_trainer.train_step import TrainStep
+
+__all__ = ["SLICE_ROWS", "DimensionKeeper", "DimensionRules"]
+
+logger = logging.getLogger(__name__)
+
+SLICE_ROWS = 20_000
+_ROW_STATE_BYTES = DimensionBudget(0, 1).row_state_bytes
+_REMEMBERED = ("rows", "counts", "spectrum", "squared")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DimensionRules:
+    """When to search, by what, and within which limits.
+
+    Attributes:
+        planner: the method.
+        heat: popularity bands.
+        max_bytes: of all rows' columns and optimizer state; 0 for no limit in bytes.
+        max_share: of what all rows would take at the full width.
+        headroom: share of the budget that plans leave free for rows to come.
+        floor: columns that a slot's hottest band keeps.
+        steps: allowed widths, empty for any.
+        drop_cold: whether colder bands may be given up; see `DimensionBudget`.
+        first_search_samples: samples before the first search.
+        search_every_samples: samples between two searches; 0 for never by itself.
+        budget_search_samples: samples between two searches that the budget asks for.
+        window_samples: samples of the evidence.
+        judge_samples: held-back samples that a plan is judged on.
+        tolerance: relative rise of their log-loss up to which a plan is applied.
+        memory: weight of what earlier searches found.
+        one_shot: whether no search follows one that was applied, as published methods do.
+    """
+
+    planner: Planner = field(default_factory=PrincipalPlanner)
+    heat: HeatBands = field(default_factory=HeatBands)
+    max_bytes: int = 0
+    max_share: float = 1.0
+    headroom: float = 0.05
+    floor: int = 1
+    steps: tuple[int, ...] = ()
+    drop_cold: bool = True
+    first_search_samples: int = 16_384
+    search_every_samples: int = 50_000
+    budget_search_samples: int = 16_384
+    window_samples: int = 8_192
+    judge_samples: int = 4_096
+    tolerance: float = 0.05
+    memory: float = 0.5
+    one_shot: bool = False
+
+
+class DimensionKeeper:
+    """Widths of one learner's rows.
+
+    Args:
+        schema: of the model.
+        table: rows, with `rules.heat.bands` bands.
+        step: whose dense parameters predict.
+        rules: see `DimensionRules`.
+        on_plan: receives every plan with its verdict.
+    """
+
+    def __init__(
+        self,
+        schema: ModelSchema,
+        table: EmbeddingTable,
+        step: TrainStep,
+        rules: DimensionRules,
+        on_plan: Callable[[DimensionPlan], None] = lambda plan: None,
+    ) -> None:
+        self.rules = rules
+        self.last_plan: DimensionPlan | None = None
+        self.searches = 0
+        self.refused = 0
+        self._names = schema.slot_names
+        self._table = table
+        self._step = step
+        self._on_plan = on_plan
+        self._pass = SaliencyPass(schema, step.layout)
+        self._remembered: BlockEvidence | None = None
+        self._last_search = 0
+        self._done = False
+        self._asked: str | None = None
+        self._trigger: str | None = None
+        self._sums = self._new_sums()
+        self._plan: DimensionPlan | None = None
+        self._judged = _Judged()
+        self._accepted: DimensionPlan | None = None
+        self._cursor = 0
+        self._stuck = False
+        self.fitted = False
+        table.set_birth_bands(np.full(table.slots, rules.heat.birth_band, np.int32))
+        table.move_rows(table.missing_handles, np.full(table.slots, table.bands - 1, np.int32))
+
+    @property
+    def bytes_planned(self) -> int:
+        """What plans count of the table now: columns and optimizer state of all rows."""
+        uses = self._table.block_uses()
+        rows = np.array([use.rows for use in uses], np.int64)
+        widths = np.array([use.width for use in uses], np.int64)
+        return int(DimensionBudget(0, self._table.dim, drop_cold=False, floor=0).bytes_of(rows, widths).sum())
+
+    @property
+    def budget_bytes(self) -> int:
+        """What plans must keep to now."""
+        full = self._table.rows * (COLUMN_BYTES * self._table.dim + _ROW_STATE_BYTES)
+        share = int(self.rules.max_share * full)
+        return min(share, self.rules.max_bytes) if self.rules.max_bytes else share
+
+    @property
+    def _excess_bytes(self) -> int:
+        """Bytes above the absolute budget, once there was a plan that keeps to it."""
+        return self.bytes_planned - self.rules.max_bytes if self.fitted and self.rules.max_bytes else 0
+
+    @property
+    def needs_quiet(self) -> bool:
+        """Whether `keep` has columns to change: cheap, asked after every batch."""
+        return self._accepted is not None or (self._table.resizing and not self._stuck) or self._excess_bytes > 0
+
+    def ask(self, mode: str) -> None:
+        """Asks for a search as soon as may be: "apply", or "plan-only" to change nothing."""
+        self._asked = mode
+
+    def before_learning(self, batch: PreparedBatch, now_s: int, samples: int) -> None:
+        """Takes from samples what a search needs, before they are learned.
+
+        Args:
+            batch: the samples.
+            now_s: seconds since the epoch.
+            samples: learned so far.
+        """
+        if batch.rows == 0 or self._accepted is not None or self._table.resizing:
+            return
+        if self._trigger is None:
+            self._trigger = self._due(samples)
+            if self._trigger is None:
+                return
+            self._sums = self._new_sums()
+        looked_up = self._pass.look_up(self._table, batch, self.rules.heat, now_s)
+        if self._plan is None:
+            self._pass.observe(self._step.parameters, batch, looked_up, self._sums)
+            if self._sums.samples >= self.rules.window_samples:
+                self._make_plan(now_s, samples)
+        else:
+            self._judge(batch, looked_up)
+
+    def keep(self, now_s: int, max_rows: int = SLICE_ROWS) -> int:
+        """Changes columns and bands of some rows; no batch may be prepared or learned meanwhile.
+
+        Returns:
+            rows moved or given up.
+        """
+        if self._accepted is not None:
+            self._table.begin_resize(self._accepted.columns)
+            self._accepted = None
+        moved = self._table.resize_some(max_rows) if self._table.resizing else 0
+        self._stuck = moved == 0  # no room for wider rows: they stay as they are until some goes
+        if self.rules.heat.bands > 1 and moved < max_rows:
+            moved += self._sort(self._table.changed_rows(), now_s)
+            rows, self._cursor = self._table.scan_rows(self._cursor, max_rows)
+            moved += self._sort(rows, now_s)
+        if not self._table.resizing:
+            moved += self._give_up_coldest(now_s)
+        if moved:
+            self._table.compact(max_rows)
+        return moved
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What a search remembers and the columns that are wanted, as arrays."""
+        arrays: dict[str, NDArray[Any]] = {
+            "active": self._active(),
+            "progress": np.array([self._last_search, int(self._done), self.searches, self.refused], np.int64),
+        }
+        if self._remembered is not None:
+            arrays |= {name: getattr(self._remembered, name).copy() for name in _REMEMBERED}
+        sums = self._table.saliency()
+        arrays |= {"running_first": sums.first, "running_squared": sums.squared}
+        arrays["running_updates"] = np.array([sums.updates])
+        return arrays
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Takes back what `state` returned, before rows are restored; a state that knows no widths changes nothing.
+
+        Raises:
+            StateError: the state has other bands.
+        """
+        if "active" not in arrays:
+            return
+        active = arrays["active"]
+        if active.shape != self._active().shape:
+            wanted = self._active().shape
+            message = f"state_dir has blocks (slots, bands, columns) {active.shape}, the settings ask for {wanted}"
+            raise StateError(message)
+        self._table.begin_resize(
+            [np.flatnonzero(columns).astype(np.uint16) for columns in active.reshape(-1, active.shape[2])]
+        )
+        while self._table.resize_some(SLICE_ROWS):
+            pass
+        sums = SaliencySums(arrays["running_first"], arrays["running_squared"], float(arrays["running_updates"][0]))
+        self._table.restore_saliency(sums)
+        self._last_search, done, self.searches, self.refused = arrays["progress"].tolist()
+        self._done = bool(done)
+        if "spectrum" in arrays:
+            zero = np.zeros(arrays["rows"].shape)
+            self._remembered = BlockEvidence(
+                active=arrays["active"].astype(bool),
+                rows=arrays["rows"],
+                counts=arrays["counts"],
+                lookups=zero,
+                first=np.zeros_like(arrays["spectrum"]),
+                squared=arrays["squared"],
+                magnitude=np.zeros_like(arrays["spectrum"]),
+                spectrum=arrays["spectrum"],
+            )
+
+    def _due(self, samples: int) -> str | None:
+        if self._asked is not None:
+            return "command"
+        if self._done or self.rules.search_every_samples == 0:
+            return None
+        passed = samples - self._last_search
+        if self.searches == 0:
+            return "samples" if samples >= self.rules.first_search_samples else None
+        if passed >= self.rules.search_every_samples:
+            return "samples"
+        over = passed >= self.rules.budget_search_samples and self.bytes_planned > self.budget_bytes
+        return "budget" if over else None
+
+    def _new_sums(self) -> WindowSums:
+        return WindowSums(self._table.slots, self._table.bands, self._table.dim)
+
+    def _active(self) -> NDArray[np.bool_]:
+        active = np.zeros((self._table.slots, self._table.bands, self._table.dim), np.bool_)
+        for slot in range(self._table.slots):
+            for band in range(self._table.bands):
+                active[slot, band, self._table.columns(slot, band)] = True
+        return active
+
+    def _make_plan(self, now_s: int, samples: int) -> None:
+        shape = (self._table.slots, self._table.bands)
+        rows = self._table.live_rows()
+        bands = self.rules.heat.bands_of(rows.counts, rows.last_seen_s, now_s, rows.bands)
+        homes = rows.slots * self._table.bands + bands
+        numbers = np.bincount(homes, minlength=shape[0] * shape[1]).reshape(shape)
+        numbers[:, -1] += 1  # the missing rows
+        counts = np.bincount(homes, rows.counts, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)
+        found = self._sums.evidence(self._active(), numbers, counts)
+        self._remembered = blend(found, self._remembered, self.rules.memory)
+        budget = DimensionBudget(
+            max_bytes=int((1 - self.rules.headroom) * self.budget_bytes),
+            dim=self._table.dim,
+            floor=self.rules.floor,
+            steps=self.rules.steps,
+            drop_cold=self.rules.drop_cold,
+        )
+        self._plan = make_plan(
+            self.rules.planner,
+            self._remembered,
+            budget,
+            self._names,
+            trigger=self._trigger or "samples",
+            created_ms=now_s * 1000,
+            samples_trained=samples,
+        )
+        self._judged = _Judged()
+        self._last_search = samples
+        self.searches += 1
+        if not self._plan.changed:
+            self._end(Verdict(decision="applied", reason="no column changes"))
+
+    def _judge(self, batch: PreparedBatch, looked_up: LookedUp) -> None:
+        plan, judged = self._plan, self._judged
+        if plan is None:
+            return
+        wanted = np.zeros((len(plan.blocks), self._table.dim), np.bool_)
+        for block, columns in enumerate(plan.columns):
+            wanted[block, columns] = True
+        missing = self._pass.missing_rows(self._table) if self.rules.drop_cold else None
+        parameters = self._step.parameters
+        judged.samples += batch.rows
+        judged.weight += float(batch.weights.sum())
+        judged.before += self._pass.log_loss(parameters, batch, looked_up)
+        judged.after += self._pass.log_loss(parameters, batch, looked_up, wanted, missing)
+        if judged.samples < self.rules.judge_samples:
+            return
+        before, after = judged.before / max(judged.weight, 1e-9), judged.after / max(judged.weight, 1e-9)
+        rise = after / before - 1
+        fits = bool(rise <= self.rules.tolerance)
+        only = self._asked == "plan-only"
+        reason = f"log-loss {rise:+.2%} on held-back samples, tolerance {self.rules.tolerance:.2%}"
+        decision: Decision = "refused" if not fits else "planned" if only else "applied"
+        self._end(
+            Verdict(
+                decision=decision,
+                reason=reason,
+                samples=judged.samples,
+                log_loss_before=round(before, 6),
+                log_loss_after=round(after, 6),
+            )
+        )
+
+    def _end(self, verdict: Verdict) -> None:
+        """Files the plan; an accepted one waits for the next quiet moment."""
+        if self._plan is None:
+            return
+        plan = msgspec.structs.replace(self._plan, verdict=verdict)
+        if verdict.decision == "applied":
+            self._done = self.rules.one_shot
+            self.fitted = plan.bytes_after <= self.budget_bytes
+            if plan.changed:
+                self._accepted = plan
+        elif verdict.decision == "refused":
+            self.refused += 1
+        self.last_plan = plan
+        self._plan = self._trigger = self._asked = None
+        level = logging.WARNING if verdict.decision == "refused" else logging.INFO
+        logger.log(
+            level, "plan %s: %d to %d bytes, %s", verdict.decision, plan.bytes_before, plan.bytes_after, verdict.reason
+        )
+        self._on_plan(plan)
+
+    def _give_up_coldest(self, now_s: int) -> int:
+        """Between two plans ids go on coming: where they outgrow the budget, the coldest rows go."""
+        excess = self._excess_bytes
+        if excess <= 0:
+            return 0
+        rows = self._table.live_rows()
+        costs = COLUMN_BYTES * self._active().sum(axis=2)[rows.slots, rows.bands] + _ROW_STATE_BYTES
+        coldest = np.argsort(self.rules.heat.heat(rows.counts, rows.last_seen_s, now_s), kind="stable")
+        enough = int(np.searchsorted(np.cumsum(costs[coldest]), excess)) + 1
+        return int(self._table.erase(rows.handles[coldest[:enough]]).size)
+
+    def _sort(self, rows: LiveRows, now_s: int) -> int:
+        """Moves rows to the bands of their heat; those whose new band is given up go."""
+        bands = self.rules.heat.bands_of(rows.counts, rows.last_seen_s, now_s, rows.bands)
+        gone = np.zeros(rows.handles.size, np.bool_)
+        if self.rules.drop_cold:
+            widths = self._active().sum(axis=2)
+            gone = (widths[rows.slots, bands] == 0) & (widths[rows.slots].max(axis=1) > 0)
+            self._table.erase(rows.handles[gone])
+        moving = ~gone & (bands != rows.bands)
+        moved = self._table.move_rows(rows.handles[moving], bands[moving]) if moving.any() else 0
+        return int(gone.sum()) + moved
+
+
+@dataclass(slots=True)
+class _Judged:
+    """Sums over held-back samples."""
+
+    samples: int = 0
+    weight: float = 0.0
+    before: float = 0.0
+    after: float = 0.0
