@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from embedding_table.handle_sort import handle_of, key_of, low_half, sort_by_handle
 from embedding_table.hash_index import ABSENT
-from embedding_table.machine_words import prefetch, weighted_sum_of_rows
-from embedding_table.row_adagrad import POOL_MEAN, PREFETCH_AHEAD, train_rows
+from embedding_table.machine_words import prefetch, prefetch_row, weighted_sum_of_rows
+from embedding_table.row_adagrad import POOL_MEAN, train_rows
 from embedding_table.row_layout import ACCUMULATOR, TableViews, slab_of, state_offset, value_offset
 from embedding_table.update_scratch import UpdateScratch
 from model_contract.compiled import fast_kernel, kernel
@@ -24,7 +24,7 @@ __all__ = ["update_share"]
 
 _ONE = np.uint64(1)
 _CHUNK_ROWS = np.uint64(128)  # whose sums stay in the first-level cache until they are used
-_LINE_FLOATS = np.uint64(16)
+_ROWS_AHEAD = np.uint64(64)
 
 
 @kernel
@@ -95,11 +95,10 @@ def _sum_gradients(
     listed, counts, totals = scratch.row, scratch.lookups, scratch.gradient
     bags, scales, accumulators = scratch.row_bag, scratch.row_scale, scratch.accumulator
     for number in range(first, last):
-        if number + PREFETCH_AHEAD < rows:
-            ahead = listed[number + PREFETCH_AHEAD]
+        if number + _ROWS_AHEAD < rows:
+            ahead = listed[number + _ROWS_AHEAD]
             width = np.uint64(views.slab_width[slab_of(ahead)])
-            for column in range(np.uint64(0), width, _LINE_FLOATS):
-                prefetch(values, value_offset(ahead, width) + column)
+            prefetch_row(values, value_offset(ahead, width), width)
             prefetch(words, state_offset(ahead, state_words))
         accumulators[number] = values[state_offset(listed[number], state_words) + ACCUMULATOR]
         end = begin + np.uint64(counts[number])
