@@ -54,6 +54,7 @@ STATE_BYTES = 4
 _SORT_SAMPLES = 16_384
 _EVERYTHING = 1 << 40
 BANDS = HeatBands((0.03, 0.5))
+HALF_LIFE_SAMPLES = 20_000
 
 
 @lru_cache(maxsize=1)
@@ -80,7 +81,7 @@ def _learn(stream: ClickStream, learner: Learner) -> int:
     samples = sorted_at = peak = 0
     for decode in decoded(stream):
         batch = decode()
-        now_s = max(int(batch.ts_ms[-1]) // 1000, 1)
+        now_s = int(batch.ts_ms[-1]) // 1000 or 1 + samples // 100  # a stream without time has its own
         prepared = learner.prepare(batch, now_s)
         learner.learn(prepared, now_s)
         samples += prepared.rows
@@ -103,18 +104,17 @@ def rules_of(method: str, share: float, data: str, rows: int) -> DimensionRules:
     full = int(_final_rows(data, rows).sum() * (COLUMN_BYTES * DIM + STATE_BYTES))
     if method.startswith("continual"):
         bands = BANDS if method == "continual_bands" else HeatBands()
-        first = min(16_384, rows // 8)
         return DimensionRules(
             planner=PrincipalPlanner(),
             heat=bands,
+            half_life_samples=HALF_LIFE_SAMPLES,
             max_bytes=int(share * full),
-            first_search_samples=first,
-            search_every_samples=min(50_000, rows // 8),
-            budget_search_samples=first,
+            first_search_samples=2048,
+            search_every_samples=50_000,
+            budget_search_samples=8192,
         )
-    measure = "magnitude" if method == "magnitude" else "sseds"
     return DimensionRules(
-        planner=ColumnPruning(measure),
+        planner=ColumnPruning("magnitude" if method == "magnitude" else "sseds"),
         max_share=share,
         drop_cold=False,
         first_search_samples=rows // 4,
@@ -207,8 +207,9 @@ def main() -> None:
         pending = {job: pool.submit(run, job[0], job[1], options.data, rows, job[2], recipe) for job in jobs}
         for method, share in product(methods, shares):
             name = f"{method}@{share:g}"
-            results[name] = summary([pending[method, share, seed].result() for seed in range(seeds)], full)
-            print(name, json.dumps(results[name]), flush=True)
+            found = summary([pending[method, share, seed].result() for seed in range(seeds)], full)
+            results[name] = dict(found)
+            print(name, json.dumps(found), flush=True)
     report("dimensions", results, options.out)
 
 

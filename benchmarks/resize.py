@@ -3,20 +3,24 @@
     python -m benchmarks.resize [--quick]
 
 On one thread. Times of a resize are the quickest of three runs, each in a table filled anew; a slice is one call of
-`resize_some` with 50,000 rows, index, marks and slabs included. `saliency_share_of_*` compares updates that gather
-saliency with updates that do not, in turns, quickest of each: of the sparse update alone, and of whole train steps of
-a small network.
+`resize_some` with 50,000 rows, index, marks and slabs included. `saliency_share_of_update` compares sparse updates that
+gather saliency with the same ones that do not, in turns, quickest of each; `saliency_share_of_train_step` is the
+difference over the time of whole train steps of a small network.
 """
 
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.report import Json, report
+from embedding_table.bag_kernels import UpdateScratch, new_scratch, update_bags
+from embedding_table.row_layout import TableViews
 from embedding_table.table import EmbeddingTable
+from model_contract.compiled import kernel
 from model_contract.schema import ModelSchema, SparseSlot
 from stream_trainer.fused_step import FusedStep
 from stream_trainer.prepared_batch import PreparedBatch
@@ -108,33 +112,26 @@ def _band_moves(rows: int, moved: int) -> dict[str, Json]:
 
 
 def _saliency(rows: int, repeats: int) -> dict[str, Json]:
-    """The same training in two tables, of which one gathers saliency."""
+    """The same updates of one table, in turns with a scratch that gathers saliency and with one that does not."""
     samples, micro_batch = 2048, 128
     schema = ModelSchema("m", tuple(SparseSlot(f"s{k}") for k in range(_SLOTS)), (), dim=_DIM, bottom=(), top=(128, 64))
-    recipe = Recipe(batch_size=micro_batch, init_scale=0.05)
+    table, ids = _filled(rows, [_columns(_DIM)] * _SLOTS)
     ranks = np.minimum(np.random.default_rng(1).zipf(1.2, samples * _SLOTS), rows // _SLOTS - 1).astype(np.int64)
-    numbers = ranks * _SLOTS + np.arange(samples * _SLOTS) % _SLOTS
-    offsets = np.arange(samples * _SLOTS + 1, dtype=np.int64)
-    grad = np.random.default_rng(3).standard_normal((micro_batch, _SLOTS, _DIM)).astype(np.float32)
-    works: dict[str, Callable[[], object]] = {}
-    for name, keep in (("without", None), ("with", 0.9995)):
-        missing = np.arange(1, _SLOTS + 1, dtype=np.uint64)
-        table = EmbeddingTable(
-            _SLOTS, _DIM, rows * 230 + (64 << 20), 1, 0.05, 0.1, missing, threads=1, saliency_keep=keep
-        )
-        ids = np.arange(1000, 1000 + rows, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        table.insert(ids, (np.arange(rows) % _SLOTS).astype(np.int32), 0)
-        handles = table.find(ids[numbers])
-        batch = PreparedBatch(
-            handles=handles,
-            offsets=offsets,
-            dense=np.empty((samples, 0), np.float32),
-            labels=(np.arange(samples) % 3 == 0).astype(np.float32),
-            weights=np.ones(samples, np.float32),
-        )
-        step = FusedStep(schema, recipe, 1, threads=1)
-        works[f"train_{name}"] = _training(step, table, batch)
-        works[f"update_{name}"] = _updates(table, handles, offsets, grad)
+    batch = PreparedBatch(
+        handles=table.find(ids[ranks * _SLOTS + np.arange(samples * _SLOTS) % _SLOTS]),
+        offsets=np.arange(samples * _SLOTS + 1, dtype=np.int64),
+        dense=np.empty((samples, 0), np.float32),
+        labels=(np.arange(samples) % 3 == 0).astype(np.float32),
+        weights=np.ones(samples, np.float32),
+    )
+    step = FusedStep(schema, Recipe(batch_size=micro_batch), 1, threads=1)
+    bags = micro_batch * _SLOTS
+    grad = np.random.default_rng(3).standard_normal((bags, _DIM)).astype(np.float32)
+    views, pooling = table.views(), np.zeros(_SLOTS, np.int8)
+    works: dict[str, Callable[[], object]] = {"train": lambda: step.train(table, batch, 1)}
+    for name, blocks in (("without", 0), ("with", views.block_width.size)):
+        scratch = new_scratch(bags, _DIM, blocks)
+        works[name] = partial(_update_all, views, batch.handles, batch.offsets, pooling, bags, grad, scratch)
     best = dict.fromkeys(works, float("inf"))
     for turn in range(repeats + 1):
         for name, work in works.items():
@@ -143,27 +140,24 @@ def _saliency(rows: int, repeats: int) -> dict[str, Json]:
             if turn:  # the first compiles
                 best[name] = min(best[name], time.perf_counter() - begin)
     return {
-        "train_samples_per_s": round(samples / best["train_with"]),
-        "saliency_share_of_train_step": round(best["train_with"] / best["train_without"] - 1, 4),
-        "saliency_share_of_update": round(best["update_with"] / best["update_without"] - 1, 4),
+        "train_samples_per_s": round(samples / best["train"]),
+        "saliency_share_of_update": round(best["with"] / best["without"] - 1, 4),
+        "saliency_share_of_train_step": round((best["with"] - best["without"]) / best["train"], 4),
     }
 
 
-def _training(step: FusedStep, table: EmbeddingTable, batch: PreparedBatch) -> Callable[[], object]:
-    return lambda: step.train(table, batch, 1)
-
-
-def _updates(
-    table: EmbeddingTable, handles: NDArray[np.uint32], offsets: NDArray[np.int64], grad: NDArray[np.float32]
-) -> Callable[[], None]:
-    bags = grad.shape[0] * grad.shape[1]
-    pooling = np.zeros(_SLOTS, np.int8)
-
-    def run() -> None:
-        for lo in range(0, handles.size, bags):
-            table.update(handles[lo : lo + bags], offsets[: bags + 1], pooling, grad, 1e-4, 1e-8, 1)
-
-    return run
+@kernel
+def _update_all(
+    views: TableViews,
+    handles: NDArray[np.uint32],
+    offsets: NDArray[np.int64],
+    pooling: NDArray[np.int8],
+    bags: int,
+    grad: NDArray[np.float32],
+    scratch: UpdateScratch,
+) -> None:
+    for lo in range(0, offsets.size - 1, bags):
+        update_bags(views, handles, offsets, pooling, lo, lo + bags, grad, 1e-4, 1e-8, 1, scratch, 0.995, 0.0)
 
 
 def _ms(seconds: float) -> float:

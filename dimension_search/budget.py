@@ -1,7 +1,7 @@
 """What a plan may cost and what a column costs: bytes, floors, allowed widths.
 
 Knows no saliency. A row of d columns costs 4 d bytes and its optimizer state; a row that is dropped costs nothing.
-Invariant: every width a plan gives lies in `widths`, and at least `floor` in a slot's hottest band.
+Invariant: every width that a plan gives is 0 or one of `steps`, and at least `least` in a slot's hottest band.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,8 @@ class DimensionBudget:
         row_state_bytes: of a row whatever its width.
         floor: columns that a slot's hottest band keeps; 0 drops whole slots, which is feature selection.
         steps: allowed widths above 0, ascending; empty for any.
-        drop_cold: whether colder bands may come to width 0, which gives their rows up: their ids read the missing row.
+        drop_cold: whether a block of width 0 gives its rows up (their ids read the missing row then) and costs nothing;
+            otherwise they stay and cost their state.
 
     Raises:
         SearchError: a value out of range.
@@ -51,6 +52,16 @@ class DimensionBudget:
         if not ascending or any(not 1 <= step <= self.dim for step in self.steps):
             message = f"steps are {self.steps}: expected ascending widths from 1 to {self.dim}"
             raise SearchError(message)
+        if self.steps and self.floor > self.steps[-1]:
+            message = f"floor is {self.floor}: expected at most the widest step, {self.steps[-1]}"
+            raise SearchError(message)
+
+    @property
+    def least(self) -> int:
+        """The least allowed width that keeps to the floor; 0 where the floor is."""
+        if not self.floor:
+            return 0
+        return next((step for step in self.steps if step >= self.floor), self.floor)
 
     def bytes_of(self, rows: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[np.int64]:
         """Bytes i64 of blocks of `rows` and `widths`, both i64 of one shape; blocks of width 0 are given up."""

@@ -4,7 +4,8 @@ Knows scores of columns, no directions. SSEDS (Qu et al. 2022, arXiv 2204.03281,
 largest normalised saliency while the parameters kept stay under a share of all. Magnitude pruning: the same with the
 mean square of a column's values.
 
-Invariant: a slot keeps `budget.floor` columns in its hottest band whatever they score; columns stay nested over bands.
+Invariant: a slot keeps `budget.least` columns in its hottest band whatever they score; columns stay nested over bands;
+a smaller budget never widens anything.
 """
 
 from dataclasses import dataclass
@@ -51,20 +52,28 @@ class ColumnPruning:
         lo, hi = 0, order.size
         while lo < hi:  # the longest head of the order that fits
             middle = (lo + hi + 1) // 2
-            wanted = self._head(evidence, order[:middle], budget)
-            if budget.bytes_of(evidence.rows, wanted.sum(axis=2)).sum() <= budget.max_bytes:
+            widths = _widths(score.shape, order[:middle], budget)
+            if budget.bytes_of(evidence.rows, widths).sum() <= budget.max_bytes:
                 lo = middle
             else:
                 hi = middle - 1
-        return self._head(evidence, order[:lo], budget)
+        return _best(score, _widths(score.shape, order[:lo], budget))
 
-    def _head(self, evidence: BlockEvidence, order: NDArray[np.int64], budget: DimensionBudget) -> NDArray[np.bool_]:
-        wanted = np.zeros(evidence.active.shape, np.bool_)
-        wanted.ravel()[order] = True
-        wanted = np.logical_or.accumulate(wanted, axis=1)
-        hottest = np.where(evidence.active[:, -1], self.worth(evidence)[:, -1], -1.0)
-        best = np.argsort(-hottest, axis=1, kind="stable")[:, : budget.floor]
-        lacking = wanted[:, -1].sum(axis=1) < budget.floor
-        np.put_along_axis(floor := np.zeros_like(wanted[:, -1]), best, True, axis=1)
-        wanted[lacking, -1] |= floor[lacking]
-        return wanted
+
+def _widths(shape: tuple[int, ...], head: NDArray[np.int64], budget: DimensionBudget) -> NDArray[np.int64]:
+    """Widths (F, K) that the columns named by `head`, flat places in `shape` (F, K, D), come to."""
+    wanted = np.zeros(shape, np.bool_)
+    wanted.ravel()[head] = True
+    widths = np.logical_or.accumulate(wanted, axis=1).sum(axis=2)
+    widths[:, -1] = np.maximum(widths[:, -1], budget.least)
+    return budget.allowed(widths)
+
+
+def _best(score: NDArray[np.float64], widths: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """The columns (F, K, D) with the best scores, those of the colder band first."""
+    kept = np.zeros(score.shape, np.bool_)
+    colder = kept[:, 0]
+    for band in range(score.shape[1]):
+        order = np.argsort(-np.where(colder, np.inf, score[:, band]), axis=1, kind="stable")
+        colder = kept[:, band] = np.argsort(order, axis=1) < widths[:, band, None]
+    return kept

@@ -110,11 +110,11 @@ class WindowSums:
         borders = np.searchsorted(blocks[order], np.arange(self._lookups.size + 1))
         for block in np.flatnonzero(np.diff(borders)).tolist():
             here = order[borders[block] : borders[block + 1]]
-            e, g = values[here], slopes[here]
+            e, g = values[here].astype(np.float64), slopes[here].astype(np.float64)  # float32 sums hide a low rank
             effect = e * g
             self._lookups[block] += here.size
-            self._first[block] += effect.sum(axis=0, dtype=np.float64)
-            self._squared[block] += np.square(effect).sum(axis=0, dtype=np.float64)
+            self._first[block] += effect.sum(axis=0)
+            self._squared[block] += np.square(effect).sum(axis=0)
             self._values[block] += e.T @ e
             self._slopes[block] += g.T @ g
 

@@ -1,6 +1,6 @@
 """Widths by rule, without a gradient: uniform, power law by table size, fixed steps by importance rank.
 
-Knows rows and traffic only. Invariant: every band of a slot has the slot's width.
+Knows rows and traffic only. Invariant: every band of a slot has the slot's width; a smaller budget never widens any.
 """
 
 from dataclasses import dataclass
@@ -46,7 +46,8 @@ class UniformWidth:
 
     def choose(self, evidence: BlockEvidence, budget: DimensionBudget) -> NDArray[np.bool_]:
         """See `Planner.choose`."""
-        ways = [budget.allowed(np.full(evidence.slots, d, np.int64)) for d in range(budget.dim, 0, -1)]
+        widths = np.unique(budget.allowed(np.arange(budget.least, budget.dim + 1)))[::-1]
+        ways = [np.full(evidence.slots, width, np.int64) for width in widths.tolist()]
         return _spread(next((w for w in ways if _fits(w, evidence, budget)), ways[-1]), evidence)
 
 
@@ -72,14 +73,14 @@ class PowerLaw:
     def choose(self, evidence: BlockEvidence, budget: DimensionBudget) -> NDArray[np.bool_]:
         """See `Planner.choose`."""
         law = np.maximum(evidence.rows.sum(axis=1), 1).astype(np.float64) ** -self.alpha
-        best = np.ones(evidence.slots, np.int64)
+        best = np.full(evidence.slots, budget.least, np.int64)
         for scale in np.geomspace(1, 2.0**24, 24 * 16 + 1):
             powers = np.exp2(np.round(np.log2(np.maximum(scale * law / law.max(), 1))))
-            widths = budget.allowed(np.minimum(powers, budget.dim).astype(np.int64))
+            widths = budget.allowed(np.clip(powers, budget.least, budget.dim).astype(np.int64))
             if not _fits(widths, evidence, budget):
                 break
             best = widths
-        return _spread(np.maximum(best, 1), evidence)
+        return _spread(best, evidence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +101,9 @@ class FixedSteps:
         steps = np.array([step for step in _STEPS if step < budget.dim] + [budget.dim], np.int64)
         value = evidence.squared.sum(axis=(1, 2)) / np.maximum(evidence.rows.sum(axis=1), 1)
         rank = np.argsort(np.argsort(-value, kind="stable"), kind="stable")
-        for narrower in range(steps.size * 2):
-            level = steps.size - 1 - rank * steps.size // evidence.slots - narrower
-            if narrower >= steps.size:
-                break
-            widths = budget.allowed(steps[np.maximum(level, 0)])
+        level = steps.size - 1 - rank * steps.size // evidence.slots
+        for wider in range(steps.size - 1, -steps.size, -1):
+            widths = budget.allowed(np.maximum(steps[np.clip(level + wider, 0, steps.size - 1)], budget.least))
             if _fits(widths, evidence, budget):
-                return _spread(np.maximum(widths, 1), evidence)
-        return _spread(np.ones(evidence.slots, np.int64), evidence)
+                return _spread(widths, evidence)
+        return _spread(np.full(evidence.slots, budget.least, np.int64), evidence)

@@ -104,7 +104,7 @@ def _reason(
     about = f"{share:.2%} of the worth in {rows:.2%} of the rows, {read:.1%} of the slot's lookups"
     before = int(evidence.widths[slot, band])
     if width == 0 and before:
-        return f"rows given up: {about}"
+        return f"no columns left: {about}"
     if width < before:
         return f"narrowed, losing {lost[slot, band] / max(total[slot, band], 1e-300):.2%} of its worth: {about}"
     return f"widened: {about}" if width > before else f"kept: {about}"

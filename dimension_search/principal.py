@@ -9,7 +9,10 @@ until the budget is spent.
 Nested bands: a hotter band has at least the columns of a colder one. Where a colder band's column would be the better
 buy, both are bought together at their joint price (pool adjacent violators: Ayer et al. 1955).
 
-Invariant: no band is wider than a hotter one of its slot; a smaller budget never widens anything.
+A slot that costs next to nothing beside the budget is bought whole, before all others.
+
+Invariant: no band is wider than a hotter one of its slot; a smaller budget never widens anything, as long as the same
+slots cost next to nothing.
 """
 
 from dataclasses import dataclass
@@ -25,7 +28,9 @@ __all__ = ["PrincipalPlanner"]
 
 Floats = NDArray[np.float64]
 _SLOWEST_FALL = 0.9
-_FREE_SHARE = 1e-2
+_UNKNOWN_FALL = 0.5
+_CHEAP_SHARE = 1e-2
+_LEAST_WORTH = 1e-12  # where there is room, a column that did nothing yet is not taken away for that
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,7 @@ class PrincipalPlanner:
     """
 
     hysteresis: float = 1.2
-    columns_per_lookup: float = 1.5
+    columns_per_lookup: float = 2.0
     learnable_at_once: int = 8
     cold_share: float = 0.1
 
@@ -53,21 +58,21 @@ class PrincipalPlanner:
 
     def worth(self, evidence: BlockEvidence) -> Floats:
         """See `Planner.worth`; column k of a block stands for its k-th direction."""
-        worth = evidence.spectrum.copy()
+        worth = evidence.spectrum + _LEAST_WORTH * evidence.spectrum.max(initial=0)
         for slot, band in np.argwhere(evidence.widths < evidence.dim):
             _continue(worth[slot, band], int(evidence.widths[slot, band]))
         rows = np.maximum(evidence.rows, 1)
         for band in range(evidence.bands - 2, -1, -1):
             share = self.cold_share * rows[:, band] / rows[:, band + 1]
             worth[:, band] = np.maximum(worth[:, band], share[:, None] * worth[:, band + 1])
-        return worth
+        return np.asarray(worth, np.float64)
 
     def choose(self, evidence: BlockEvidence, budget: DimensionBudget) -> NDArray[np.bool_]:
         """See `Planner.choose`."""
         density = self._density(evidence, budget)
         floors = np.zeros(evidence.rows.shape, np.int64)
-        floors[:, -1] = budget.floor
-        prices = np.unique(np.append(density[np.isfinite(density)], 0.0))
+        floors[:, -1] = budget.least
+        prices = np.unique(np.append(density, 0.0))
         lo, hi = 0, prices.size - 1  # the lowest price at which everything dearer than it fits
         while lo < hi:
             middle = (lo + hi) // 2
@@ -91,30 +96,33 @@ class PrincipalPlanner:
                 density[slot, ::-1, level] = _pool(worth[slot, ::-1, level], cost[slot, ::-1, level])
         density = np.minimum.accumulate(density, axis=2)
         learnable = self.columns_per_lookup * evidence.counts.sum(axis=1) / rows.sum(axis=1)
-        density[
-            np.arange(evidence.dim)
-            >= np.maximum(learnable, self.learnable_at_once)[:, None, None] + np.zeros((1, evidence.bands, 1))
-        ] = 0
-        density[cost.sum(axis=(1, 2)) <= budget.max_bytes * _FREE_SHARE] = np.inf  # too cheap to think about
+        beyond = np.arange(evidence.dim) >= np.maximum(learnable, self.learnable_at_once)[:, None]
+        density = np.where(beyond[:, None, :], 0.0, density)
+        cheap = cost.sum(axis=(1, 2)) <= budget.max_bytes * _CHEAP_SHARE
+        density[cheap] += 2 * (density.max(initial=0.0) or 1.0)  # dearer than all others, but not beyond price
         return density
 
 
 def _continue(levels: Floats, width: int) -> None:
-    """Goes on beyond the `width` levels (D,) that were seen, falling as fast as their second half does."""
+    """Goes on beyond the `width` levels (D,) that were seen, falling as fast as their second half does.
+
+    One level says nothing of its fall: a middling one is taken, so that a slot of width 1 can grow again. A block
+    without columns keeps what was known of it.
+    """
+    if width == 0:
+        return
     seen = levels[:width]
     seen = seen[seen > seen[:1] * 1e-9]
     levels[seen.size :] = 0
-    if seen.size < 2:
+    if seen.size < min(width, 2):
         return
     half = seen.size // 2
-    fall = min(_SLOWEST_FALL, float((seen[-1] / seen[half - 1]) ** (1 / (seen.size - half))))
+    fall = min(_SLOWEST_FALL, (seen[-1] / seen[half - 1]) ** (1 / (seen.size - half))) if half else _UNKNOWN_FALL
     levels[seen.size :] = seen[-1] * fall ** np.arange(1, levels.size - seen.size + 1)
 
 
 def _widths(density: Floats, price: float, floors: NDArray[np.int64], budget: DimensionBudget) -> NDArray[np.int64]:
-    widths = budget.allowed(np.maximum((density > price).sum(axis=2), floors))
-    least = budget.steps[0] if budget.steps else 1
-    return np.where((widths == 0) & (floors > 0), least, widths)
+    return budget.allowed(np.maximum((density > price).sum(axis=2), floors))
 
 
 def _pool(worth: Floats, cost: Floats) -> Floats:

@@ -1,1 +1,1 @@
-"""The command: demo, train, serve, produce, inspect. Imports the layers below only when asked to."""
+"""The command: demo, train, serve, produce, inspect, search. Imports the layers below only when asked to."""

@@ -1,4 +1,4 @@
-"""The command line: one word each for demo, train, serve, produce and inspect.
+"""The command line: one word each for demo, train, serve, produce, inspect and search.
 
 Knows only which word leads where: what a word needs is imported when it is used, so that `dimflow serve` runs without
 torch or Faust and `dimflow produce` without either. Invariant: a refused setting or argument ends with exit code 2 and
@@ -32,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"dimflow {word}: {error}\n")
         return _BAD_SETTING
     except ModuleNotFoundError as error:
-        extra = {"train": "trainer", "serve": "serving", "produce": "trainer"}.get(word, "trainer,serving,local")
+        extra = {"train": "trainer", "serve": "serving", "produce": "trainer", "search": "trainer"}.get(
+            word, "trainer,serving,local"
+        )
         sys.stderr.write(f"dimflow {word}: {error}; install it with: pip install 'dimflow[{extra}]'\n")
         return _MISSING_EXTRA
     except DimflowError as error:
@@ -107,6 +109,18 @@ def _inspect(args: argparse.Namespace) -> int:
     return run_inspect(args)
 
 
+def _declare_search(parser: argparse.ArgumentParser) -> None:
+    from dimflow.search_command import add_search_arguments
+
+    add_search_arguments(parser)
+
+
+def _search(args: argparse.Namespace) -> int:
+    from dimflow.search_command import run_search
+
+    return run_search(args)
+
+
 def _declare_demo(parser: argparse.ArgumentParser) -> None:
     from dimflow.demo_command import add_demo_arguments
 
@@ -124,5 +138,6 @@ _WORDS = (
     ("train", "Learn from a Kafka topic and publish increments to Redis", _declare_train, _train),
     ("serve", "Answer /predict from the increments in Redis", _declare_serve, _serve),
     ("produce", "Send a Parquet or CSV file or a synthetic stream to Kafka", _declare_produce, _produce),
-    ("inspect", "Look at a state folder, a model file or what Redis holds", _declare_inspect, _inspect),
+    ("inspect", "Look at a state folder, its plans, a model file or what Redis holds", _declare_inspect, _inspect),
+    ("search", "Ask a running trainer for a dimension search", _declare_search, _search),
 )

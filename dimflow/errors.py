@@ -5,6 +5,8 @@ DimflowError                      (model_contract.errors)
     ├── StreamSettingError        a synthetic stream was asked for with values that cannot work (also a ValueError)
     ├── SampleFileError           a file of samples that cannot be read as the model's samples
     ├── ProduceError              samples that Kafka did not take
+    ├── PlotError                 plans that cannot be drawn, or a picture that cannot be written
+    ├── SearchUnanswered          a search was asked for and no plan came in time
     ├── DemoFailed                the demo's trainer or server ended, or its loop did not come to its end
     └── LocalServerError          a server that dimflow started itself
         ├── ServerProgramMissing  the program of a server cannot be found or fetched
@@ -18,8 +20,10 @@ __all__ = [
     "CommandError",
     "DemoFailed",
     "LocalServerError",
+    "PlotError",
     "ProduceError",
     "SampleFileError",
+    "SearchUnanswered",
     "ServerNotReady",
     "ServerOrderRefused",
     "ServerProgramMissing",
@@ -45,6 +49,14 @@ class DemoFailed(CommandError):
 
 class ProduceError(CommandError):
     """Samples that Kafka did not take; the message says how many were acknowledged before."""
+
+
+class PlotError(CommandError):
+    """Plans that cannot be drawn, or a picture that cannot be written."""
+
+
+class SearchUnanswered(CommandError):
+    """A search was asked for and no plan came in time; the message says whether the request was taken."""
 
 
 class LocalServerError(CommandError):

@@ -10,8 +10,8 @@ Format version 1, little-endian, C order:
     0..63     zero bytes, up to a multiple of 64
     rest      buffer: ids of all blocks, tombstones, values of all blocks, dense tensors; no gaps
 
-Blocks are sorted by (slot, band), ids inside a block and tombstones ascend, tensors are sorted by name: the same
-content gives the same bytes.
+Blocks are sorted by (slot, band, columns): while a (slot, band) changes its columns, rows of both come. Ids inside a
+block and tombstones ascend, tensors are sorted by name: the same content gives the same bytes.
 
 Knows no Redis, no schema and no table. Invariants: decoding any bytes at all raises nothing but `IncrementError`
 kinds, and its arrays are views of the bytes handed in; limits are checked before anything is made of them. Decided:
@@ -82,7 +82,7 @@ def encode(increment: Increment) -> bytes:
         if not np.isfinite(value):
             message = f"metric {name} is {value}; expected a finite number"
             raise InvalidContent(message)
-    blocks = tuple(sorted(map(_sorted_block, increment.blocks), key=lambda block: (block.slot, block.band)))
+    blocks = tuple(sorted(map(_sorted_block, increment.blocks), key=_block_order))
     tombstones = _array("tombstones", np.sort(increment.tombstones), "<u8", 1)
     _check_ids("tombstones", tombstones)
     dense = tuple(
@@ -213,6 +213,10 @@ def _check_ids(what: str, ids: NDArray[np.uint64]) -> None:
     if len(ids) and (ids[0] == 0 or not np.all(ids[1:] > ids[:-1])):
         message = f"{what} hold 0, one id twice, or do not ascend"
         raise InvalidContent(message)
+
+
+def _block_order(block: RowBlock) -> tuple[int, int, list[int]]:
+    return block.slot, block.band, block.columns.tolist()
 
 
 def _sorted_block(block: RowBlock) -> RowBlock:

@@ -54,7 +54,7 @@ class IncrementHeader:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowBlock:
-    """Rows of one (slot, band), which share their active columns.
+    """Rows of one (slot, band) that share their active columns; there may be several while columns change.
 
     Attributes:
         slot: index of the slot in the schema.

@@ -203,9 +203,9 @@ def _check_content(header: WireHeader) -> None:
         if any(left >= right for left, right in pairwise(block.columns)):
             message = f"columns of block {i} are {block.columns}; expected ascending"
             raise InvalidContent(message)
-    for left, right in pairwise((block.slot, block.band) for block in header.blocks):
+    for left, right in pairwise((block.slot, block.band, block.columns) for block in header.blocks):
         if left >= right:
-            message = f"block (slot, band) {right} comes after {left}; expected ascending"
+            message = f"block (slot, band, columns) {right} comes after {left}; expected ascending"
             raise InvalidContent(message)
     for before, after in pairwise(tensor.name for tensor in header.dense):
         if before >= after:

@@ -9,8 +9,9 @@ stay short. What is not decided yet when the process ends is searched for anew.
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -23,6 +24,7 @@ from dimension_search.heat import HeatBands
 from dimension_search.plan import Decision, DimensionPlan, Verdict
 from dimension_search.planner import Planner, make_plan
 from dimension_search.principal import PrincipalPlanner
+from dimension_search.search_request import COMMAND_TRIGGER
 from embedding_table.saliency_sums import SaliencySums
 from embedding_table.table import EmbeddingTable, LiveRows
 from model_contract.schema import ModelSchema
@@ -36,6 +38,7 @@ __all__ = ["SLICE_ROWS", "DimensionKeeper", "DimensionRules"]
 logger = logging.getLogger(__name__)
 
 SLICE_ROWS = 20_000
+_SMALLEST_WINDOW = 512
 _ROW_STATE_BYTES = DimensionBudget(0, 1).row_state_bytes
 _REMEMBERED = ("rows", "counts", "spectrum", "squared")
 
@@ -47,6 +50,8 @@ class DimensionRules:
     Attributes:
         planner: the method.
         heat: popularity bands.
+        half_life_samples: samples in whose time the heat of an unseen row halves, so that bands mean the same on a busy
+            stream, a quiet one and a replay; 0 for the seconds of `heat`.
         max_bytes: of all rows' columns and optimizer state; 0 for no limit in bytes.
         max_share: of what all rows would take at the full width.
         headroom: share of the budget that plans leave free for rows to come.
@@ -54,7 +59,8 @@ class DimensionRules:
         steps: allowed widths, empty for any.
         drop_cold: whether colder bands may be given up; see `DimensionBudget`.
         first_search_samples: samples before the first search.
-        search_every_samples: samples between two searches; 0 for never by itself.
+        search_every_samples: samples between two searches; 0 for never by itself. The first searches follow at twice
+            the samples each, by smaller windows: a young table should not learn in columns it will not keep.
         budget_search_samples: samples between two searches that the budget asks for.
         window_samples: samples of the evidence.
         judge_samples: held-back samples that a plan is judged on.
@@ -65,6 +71,7 @@ class DimensionRules:
 
     planner: Planner = field(default_factory=PrincipalPlanner)
     heat: HeatBands = field(default_factory=HeatBands)
+    half_life_samples: int = 0
     max_bytes: int = 0
     max_share: float = 1.0
     headroom: float = 0.05
@@ -90,6 +97,7 @@ class DimensionKeeper:
         step: whose dense parameters predict.
         rules: see `DimensionRules`.
         on_plan: receives every plan with its verdict.
+        requested: asked in quiet moments whether somebody wants a search: "apply", "plan-only" or None.
     """
 
     def __init__(
@@ -99,6 +107,7 @@ class DimensionKeeper:
         step: TrainStep,
         rules: DimensionRules,
         on_plan: Callable[[DimensionPlan], None] = lambda plan: None,
+        requested: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.rules = rules
         self.last_plan: DimensionPlan | None = None
@@ -108,17 +117,22 @@ class DimensionKeeper:
         self._table = table
         self._step = step
         self._on_plan = on_plan
+        self._requested = requested
         self._pass = SaliencyPass(schema, step.layout)
         self._remembered: BlockEvidence | None = None
         self._last_search = 0
+        self._window = _SMALLEST_WINDOW
         self._done = False
         self._asked: str | None = None
+        self._mode = "apply"
         self._trigger: str | None = None
         self._sums = self._new_sums()
         self._plan: DimensionPlan | None = None
         self._judged = _Judged()
         self._accepted: DimensionPlan | None = None
         self._cursor = 0
+        self._heat = rules.heat
+        self._pace = _Pace(rules.half_life_samples)
         self._stuck = False
         self.fitted = False
         table.set_birth_bands(np.full(table.slots, rules.heat.birth_band, np.int32))
@@ -149,10 +163,6 @@ class DimensionKeeper:
         """Whether `keep` has columns to change: cheap, asked after every batch."""
         return self._accepted is not None or (self._table.resizing and not self._stuck) or self._excess_bytes > 0
 
-    def ask(self, mode: str) -> None:
-        """Asks for a search as soon as may be: "apply", or "plan-only" to change nothing."""
-        self._asked = mode
-
     def before_learning(self, batch: PreparedBatch, now_s: int, samples: int) -> None:
         """Takes from samples what a search needs, before they are learned.
 
@@ -161,6 +171,8 @@ class DimensionKeeper:
             now_s: seconds since the epoch.
             samples: learned so far.
         """
+        if self.rules.half_life_samples:
+            self._heat = replace(self.rules.heat, half_life_s=self._pace.seconds(samples, now_s))
         if batch.rows == 0 or self._accepted is not None or self._table.resizing:
             return
         if self._trigger is None:
@@ -168,10 +180,11 @@ class DimensionKeeper:
             if self._trigger is None:
                 return
             self._sums = self._new_sums()
-        looked_up = self._pass.look_up(self._table, batch, self.rules.heat, now_s)
+            self._window = max(_SMALLEST_WINDOW, min(self.rules.window_samples, samples // 4))
+        looked_up = self._pass.look_up(self._table, batch, self._heat, now_s)
         if self._plan is None:
             self._pass.observe(self._step.parameters, batch, looked_up, self._sums)
-            if self._sums.samples >= self.rules.window_samples:
+            if self._sums.samples >= self._window:
                 self._make_plan(now_s, samples)
         else:
             self._judge(batch, looked_up)
@@ -182,6 +195,7 @@ class DimensionKeeper:
         Returns:
             rows moved or given up.
         """
+        self._asked = self._asked or self._requested()
         if self._accepted is not None:
             self._table.begin_resize(self._accepted.columns)
             self._accepted = None
@@ -247,13 +261,15 @@ class DimensionKeeper:
 
     def _due(self, samples: int) -> str | None:
         if self._asked is not None:
-            return "command"
+            self._mode, self._asked = self._asked, None
+            return COMMAND_TRIGGER
+        self._mode = "apply"
         if self._done or self.rules.search_every_samples == 0:
             return None
-        passed = samples - self._last_search
         if self.searches == 0:
             return "samples" if samples >= self.rules.first_search_samples else None
-        if passed >= self.rules.search_every_samples:
+        passed = samples - self._last_search
+        if passed >= min(self.rules.search_every_samples, max(self._last_search, self.rules.first_search_samples)):
             return "samples"
         over = passed >= self.rules.budget_search_samples and self.bytes_planned > self.budget_bytes
         return "budget" if over else None
@@ -271,7 +287,7 @@ class DimensionKeeper:
     def _make_plan(self, now_s: int, samples: int) -> None:
         shape = (self._table.slots, self._table.bands)
         rows = self._table.live_rows()
-        bands = self.rules.heat.bands_of(rows.counts, rows.last_seen_s, now_s, rows.bands)
+        bands = self._heat.bands_of(rows.counts, rows.last_seen_s, now_s, rows.bands)
         homes = rows.slots * self._table.bands + bands
         numbers = np.bincount(homes, minlength=shape[0] * shape[1]).reshape(shape)
         numbers[:, -1] += 1  # the missing rows
@@ -313,12 +329,12 @@ class DimensionKeeper:
         judged.weight += float(batch.weights.sum())
         judged.before += self._pass.log_loss(parameters, batch, looked_up)
         judged.after += self._pass.log_loss(parameters, batch, looked_up, wanted, missing)
-        if judged.samples < self.rules.judge_samples:
+        if judged.samples < min(self.rules.judge_samples, self._window):
             return
         before, after = judged.before / max(judged.weight, 1e-9), judged.after / max(judged.weight, 1e-9)
         rise = after / before - 1
         fits = bool(rise <= self.rules.tolerance)
-        only = self._asked == "plan-only"
+        only = self._mode == "plan-only"
         reason = f"log-loss {rise:+.2%} on held-back samples, tolerance {self.rules.tolerance:.2%}"
         decision: Decision = "refused" if not fits else "planned" if only else "applied"
         self._end(
@@ -344,7 +360,7 @@ class DimensionKeeper:
         elif verdict.decision == "refused":
             self.refused += 1
         self.last_plan = plan
-        self._plan = self._trigger = self._asked = None
+        self._plan = self._trigger = None
         level = logging.WARNING if verdict.decision == "refused" else logging.INFO
         logger.log(
             level, "plan %s: %d to %d bytes, %s", verdict.decision, plan.bytes_before, plan.bytes_after, verdict.reason
@@ -358,13 +374,13 @@ class DimensionKeeper:
             return 0
         rows = self._table.live_rows()
         costs = COLUMN_BYTES * self._active().sum(axis=2)[rows.slots, rows.bands] + _ROW_STATE_BYTES
-        coldest = np.argsort(self.rules.heat.heat(rows.counts, rows.last_seen_s, now_s), kind="stable")
+        coldest = np.argsort(self._heat.heat(rows.counts, rows.last_seen_s, now_s), kind="stable")
         enough = int(np.searchsorted(np.cumsum(costs[coldest]), excess)) + 1
         return int(self._table.erase(rows.handles[coldest[:enough]]).size)
 
     def _sort(self, rows: LiveRows, now_s: int) -> int:
         """Moves rows to the bands of their heat; those whose new band is given up go."""
-        bands = self.rules.heat.bands_of(rows.counts, rows.last_seen_s, now_s, rows.bands)
+        bands = self._heat.bands_of(rows.counts, rows.last_seen_s, now_s, rows.bands)
         gone = np.zeros(rows.handles.size, np.bool_)
         if self.rules.drop_cold:
             widths = self._active().sum(axis=2)
@@ -373,6 +389,23 @@ class DimensionKeeper:
         moving = ~gone & (bands != rows.bands)
         moved = self._table.move_rows(rows.handles[moving], bands[moving]) if moving.any() else 0
         return int(gone.sum()) + moved
+
+
+class _Pace:
+    """How many seconds the last so many samples took."""
+
+    def __init__(self, samples: int) -> None:
+        self._span = samples
+        self._marks: deque[tuple[int, int]] = deque()
+
+    def seconds(self, samples: int, now_s: int) -> float:
+        """Seconds in which `span` samples came, at least 1; by the mean pace so far while there were fewer."""
+        marks = self._marks
+        marks.append((samples, now_s))
+        while len(marks) > 1 and marks[1][0] <= samples - self._span:
+            marks.popleft()
+        seen = samples - marks[0][0]
+        return max(1.0, (now_s - marks[0][1]) * self._span / max(seen, 1)) if seen else 1.0
 
 
 @dataclass(slots=True)

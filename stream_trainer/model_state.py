@@ -141,10 +141,14 @@ def _merge_rows(parts: Sequence[TableChanges], decays: Sequence[NDArray[np.float
     winners = order[last]
     alive = np.zeros(len(all_ids), bool)
     alive[winners] = True
-    columns = {(block.slot, block.band): block.columns for _, block in blocks}
+    kept = [np.flatnonzero(alive[starts[index] : starts[index + 1]]) for index in range(len(blocks))]
+    columns: dict[tuple[int, int], NDArray[np.uint16]] = {}
+    for keep, (_, block) in zip(kept, blocks, strict=True):
+        key = (block.slot, block.band)  # while columns change, rows of both come: none of either may be lost here
+        known = columns.get(key, np.empty(0, np.uint16))
+        columns[key] = np.union1d(known, block.columns) if keep.size else known
     merged: dict[tuple[int, int], list[RowsOfBlock]] = {key: [] for key in columns}
-    for index, (part, block) in enumerate(blocks):
-        keep = np.flatnonzero(alive[starts[index] : starts[index + 1]])
+    for keep, (part, block) in zip(kept, blocks, strict=True):
         key = (block.slot, block.band)
         merged[key].append(_kept_rows(block, keep, columns[key], decays[part:]))
     joined = (_join_blocks(merged[key]) for key in sorted(merged))

@@ -7,11 +7,14 @@ on the disk and, where Redis answers, published.
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
 from dimension_search.plan import DimensionPlan
+from dimension_search.plan_history import PlanHistory
+from dimension_search.search_request import take
 from embedding_table.table import EmbeddingTable
 from feature_admission.admission import AdmissionPolicy
 from feature_admission.age import AgeEviction
@@ -28,6 +31,7 @@ from stream_trainer.bf16_step import Bf16Step
 from stream_trainer.checkpoint_store import CheckpointStore
 from stream_trainer.delivery import Delivery
 from stream_trainer.dimension_keeper import DimensionKeeper, DimensionRules
+from stream_trainer.dimension_rules import dimension_rules
 from stream_trainer.fused_step import FusedStep
 from stream_trainer.learner import Learner
 from stream_trainer.model_state import ModelState
@@ -71,6 +75,7 @@ def make_learner(
     recipe: Recipe | None = None,
     rules: DimensionRules | None = None,
     on_plan: Callable[[DimensionPlan], None] = lambda plan: None,
+    requested: Callable[[], str | None] = lambda: None,
 ) -> Learner:
     """A fresh learner as the settings ask for it.
 
@@ -80,6 +85,7 @@ def make_learner(
         recipe: None for the default.
         rules: of the search for dimensions, None for full width throughout.
         on_plan: receives every plan with its verdict.
+        requested: tells of searches that somebody asks for; see `DimensionKeeper`.
 
     Raises:
         SettingError: the memory does not hold the sketch and a table.
@@ -108,7 +114,7 @@ def make_learner(
         new_admission,
         _eviction(settings),
         count_half_life_s=settings.count_half_life_s,
-        dimensions=DimensionKeeper(schema, table, step, rules, on_plan) if rules else None,
+        dimensions=DimensionKeeper(schema, table, step, rules, on_plan, requested) if rules else None,
     )
 
 
@@ -142,7 +148,14 @@ def run_trainer(settings: TrainerSettings, at_step: Callable[[str], None] = lamb
     decoder = SampleDecoder(schema)
     scratch = replace(settings, memory_bytes=settings.admission_bytes + _SCRATCH_BYTES)
     warm_up(schema, decoder, lambda: make_learner(schema, scratch))
-    learner = make_learner(schema, settings)
+    history = PlanHistory(settings.state_dir)
+    learner = make_learner(
+        schema,
+        settings,
+        rules=dimension_rules(settings, schema.dim),
+        on_plan=history.append,
+        requested=partial(_requested, settings.state_dir),
+    )
     store = CheckpointStore(settings.state_dir, learner.merge_admission, settings.kept_bases, at_step)
     try:
         return _run(settings, learner, decoder, store, at_step)
@@ -183,6 +196,11 @@ def _run(
     finally:
         page.stop()
         publisher.close()
+
+
+def _requested(state_dir: Path) -> str | None:
+    request = take(state_dir)
+    return request.mode if request else None
 
 
 def _restored(learner: Learner, store: CheckpointStore) -> ModelState:

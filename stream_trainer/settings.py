@@ -55,6 +55,35 @@ class TrainerSettings:
     max_age_s: int = setting(14 * 86_400, "seconds without a sample after which `age` removes a row", minimum=1)
     count_half_life_s: float = setting(86_400.0, "seconds after which a row's traffic count has halved", minimum=1)
 
+    dimensions: Literal["fixed", "search"] = setting(
+        "fixed", "whether every row has all columns or searches find how many it deserves"
+    )
+    dimension_planner: Literal["principal", "sseds", "squared", "magnitude", "mde", "steps", "uniform"] = setting(
+        "principal", "how widths are chosen"
+    )
+    dimension_bytes: int = setting(
+        0, "bytes that all rows' columns and optimizer state may take; 0 for no such limit", minimum=0
+    )
+    dimension_share: float = setting(
+        0.5, "what they may take as a share of all rows at full width", minimum=0.001, maximum=1
+    )
+    dimension_floor: int = setting(1, "columns that every slot keeps; 0 lets a search drop slots", minimum=0)
+    dimension_bands: str = setting(
+        "0.03,0.5", "heats between the popularity bands of a slot, ascending, comma-separated; empty for one band"
+    )
+    band_half_life_samples: int = setting(
+        20_000, "samples of the stream in whose time the heat of a row that is not seen halves", minimum=1
+    )
+    drop_cold_rows: bool = setting(True, "whether a search may give up the rows of a cold band")
+    search_every_samples: int = setting(
+        200_000, "samples between two searches; 0 for searches by command only", minimum=0
+    )
+    search_window_samples: int = setting(8192, "samples that a search looks at", minimum=128)
+    search_judge_samples: int = setting(4096, "held-back samples that a plan is judged on", minimum=128)
+    search_tolerance: float = setting(
+        0.05, "relative rise of the log-loss on them up to which a plan is applied", minimum=0, maximum=10
+    )
+
     metrics_host: str = setting("127.0.0.1", "address of the Prometheus page")
     metrics_port: int = setting(9108, "port of the Prometheus page; 0 turns it off", minimum=0, maximum=65_535)
     watchdog_s: float = setting(30.0, "seconds of standing still under lag after which the process exits", minimum=1)

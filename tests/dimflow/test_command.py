@@ -7,7 +7,7 @@ import pytest
 
 from dimflow.command import main
 
-WORDS = ["demo", "train", "serve", "produce", "inspect"]
+WORDS = ["demo", "train", "serve", "produce", "inspect", "search"]
 
 
 @pytest.mark.parametrize("word", WORDS)
@@ -55,10 +55,14 @@ def test_an_ending_by_the_projects_own_error_is_one_line(tmp_path, capsys: pytes
 
 @pytest.mark.parametrize(
     ("word", "forbidden"),
-    [("serve", ["torch", "faust", "kafka", "aiokafka"]), ("produce", ["torch", "faust", "fastapi"])],
+    [
+        ("serve", ["torch", "faust", "kafka", "aiokafka"]),
+        ("produce", ["torch", "faust", "fastapi"]),
+        ("search", ["torch", "faust", "fastapi", "kafka", "redis"]),
+    ],
 )
 def test_a_word_imports_only_what_it_needs(word: str, forbidden: list[str]) -> None:
-    needed = {"serve": "serving.process", "produce": "dimflow.produce_command"}[word]
+    needed = {"serve": "serving.process", "produce": "dimflow.produce_command"}.get(word, f"dimflow.{word}_command")
     program = f"""
 import sys
 from dimflow.command import main

@@ -1,14 +1,18 @@
-"""`dimflow inspect`: JSON of what there is."""
+"""`dimflow inspect`: JSON of what there is, and the tables of plans."""
 
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from dimension_search.plan import DimensionPlan, Verdict
+from dimension_search.plan_history import PlanHistory
 from dimflow.command import main
 from dimflow.model_files import packaged_model_file
 from stream_trainer.publisher import Publisher
 from stream_trainer.state_file import write_state
+from tests.dimension_search.plans import made_plan
 from tests.stream_trainer.states import block, state
 
 
@@ -43,3 +47,36 @@ def test_what_redis_holds(redis_server, capsys: pytest.CaptureFixture[str]) -> N
 
     found = printed(capsys, "redis", "--redis", redis_server.url, "--model", model)
     assert found == {"lineage": "a", "epoch": 1, "sequence": 5, "base_sequence": 5, "base_chunks": 1}
+
+
+def test_plans_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, "plans", "--state-dir", str(tmp_path), "--json") == []
+    plans = [made_plan(1), made_plan(2, verdict=Verdict(decision="refused", reason="worse"))]
+    for plan in plans:
+        PlanHistory(tmp_path).append(plan)
+
+    assert (
+        msgspec.convert(printed(capsys, "plans", "--state-dir", str(tmp_path), "--json"), list[DimensionPlan]) == plans
+    )
+
+
+def test_plans_as_tables_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    PlanHistory(tmp_path).append(made_plan(3, verdict=Verdict(decision="applied", reason="better")))
+    picture = tmp_path / "widths.png"
+    assert main(["inspect", "plans", "--state-dir", str(tmp_path), "--plot", str(picture)]) == 0
+
+    shown = capsys.readouterr().out
+    assert "applied: better" in shown
+    assert "made up for article 1" in shown
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_plans_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "plans", "--state-dir", str(tmp_path)]) == 0
+    assert main(["inspect", "plans", "--state-dir", str(tmp_path), "--plot", str(tmp_path / "x.png")]) == 1
+    assert main(["inspect", "plans", "--state-dir", str(tmp_path / "absent")]) == 1
+    told = capsys.readouterr()
+
+    assert told.out == "No plan has been made yet.\n"
+    assert "no plan has been made yet: there is nothing to draw" in told.err
+    assert "state_dir: " in told.err

@@ -82,14 +82,15 @@ def test_last_writer_wins_over_random_histories(seed: int) -> None:
         assert np.all(np.diff(block.ids.astype(object)) > 0)
 
 
-def test_columns_of_the_newest_state_hold_for_older_rows() -> None:
-    base = state(0, [rows_of((0, 0), [0, 2], {7: (np.array([1, 2]), 1)})], [])
-    delta = state(1, [rows_of((0, 0), [1, 2, 3], {8: (np.array([3, 4, 5]), 1)})], [])
+def test_rows_of_old_and_new_columns_lose_nothing() -> None:
+    base = state(0, [rows_of((0, 0), [0, 2], {7: (np.array([1, 2]), 1), 9: (np.array([6, 7]), 1)})], [])
+    delta = state(1, [rows_of((0, 0), [1, 2, 3], {8: (np.array([3, 4, 5]), 1), 9: (np.array([0, 7, 8]), 1)})], [])
 
     merged = as_dictionary(merge_states(base, [delta], {}))
 
-    assert merged[7][1] == [0, 0, 2, 0]  # column 0 was dropped, 1 and 3 start at zero
+    assert merged[7][1] == [1, 0, 2, 0]  # not moved yet
     assert merged[8][1] == [0, 3, 4, 5]
+    assert merged[9][1] == [0, 0, 7, 8]  # moved: column 0 is gone
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,226 @@
+"""Bags pooled straight from packed rows of many stores: no float32 copy of a table is ever made.
+
+A store holds the packed rows of one codec, width, set of columns and shared scales: in a server one (slot, band,
+precision). All stores lie in one byte memory, cut into slabs of at most 4096 rows; a slab belongs to one store. A
+handle is `slab << 12 | row`, as in `row_layout`, so index, missing rows and ABSENT stay what they are, and a row that
+changes its tier only changes its handle.
+
+    handle -> slab -> where its first row lies, its store -> codec, width, bytes a row, columns, shared scales
+
+Knows rows by handle, not ids, slots or increments; who takes and frees slabs is up to the caller. Invariant: what is
+pooled is bit by bit what pooling the decoded rows in the same order gives.
+"""
+
+import mmap
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedding_table.errors import BadPacking
+from embedding_table.hash_index import ABSENT
+from embedding_table.machine_words import fill_row, prefetch
+from embedding_table.packed_words import add_unpacked, range_at, set_unpacked
+from embedding_table.row_adagrad import POOL_MEAN
+from embedding_table.row_codecs import PackedRows, codec_named
+from embedding_table.row_layout import ROW_BITS, row_of, slab_of
+from model_contract.compiled import kernel
+
+__all__ = ["PackedViews", "pool_packed_bags", "views_of"]
+
+_CHUNK = np.uint64(64)  # lookups whose rows are on their way together
+_NONE = np.uint32(0xFFFFFFFF)
+_MOST_CODE_BITS = np.uint64(8)
+_NO, _ONE = np.uint64(0), np.uint64(1)
+_ROWS = 1 << ROW_BITS
+_LINE_BYTES = 64
+_HUGE_PAGE_BYTES = 2 << 20
+BITS, FORM, WIDTH, ROW_BYTES, CODE_BYTES, SHARED = (np.uint64(place) for place in range(6))  # of a store's notes
+_NOTES = 8
+_ZERO = np.float32(0)
+
+
+class PackedViews(NamedTuple):
+    """All that a kernel needs to read packed rows by handle.
+
+    Attributes:
+        memory: u8 (bytes,), the rows.
+        slab_start: u64 (slabs,), the byte at which a slab's first row begins.
+        slab_store: u32 (slabs,).
+        stores: u64 (stores, 8): bits, form of the scales, width d, bytes of a row and of its codes, where in `shared`
+            the store's own begins.
+        columns: u16 (stores, D), the first d are the store's active columns, ascending.
+        shared: f32 (k,), what the rows of each store share, one after the other.
+    """
+
+    memory: NDArray[np.uint8]
+    slab_start: NDArray[np.uint64]
+    slab_store: NDArray[np.uint32]
+    stores: NDArray[np.uint64]
+    columns: NDArray[np.uint16]
+    shared: NDArray[np.float32]
+
+
+@kernel
+def _locate(
+    handles: NDArray[np.uint32],
+    first: np.uint64,
+    memory: NDArray[np.uint8],
+    slab_start: NDArray[np.uint64],
+    slab_store: NDArray[np.uint32],
+    stores: NDArray[np.uint64],
+    starts: NDArray[np.uint64],
+    owners: NDArray[np.uint32],
+) -> None:
+    """Byte and store of the next rows, and begins to load them."""
+    known, row_bytes = _NONE, _NO
+    for k in range(min(_CHUNK, np.uint64(handles.size) - first)):
+        handle = handles[first + k]
+        if handle == ABSENT:
+            owners[k] = _NONE
+            continue
+        slab = slab_of(handle)
+        if slab_store[slab] != known:
+            known = slab_store[slab]
+            row_bytes = stores[np.uint64(known), ROW_BYTES]
+        start = slab_start[slab] + row_of(handle) * row_bytes
+        starts[k], owners[k] = start, known
+        prefetch(memory, start)
+        prefetch(memory, start + row_bytes - _ONE)
+
+
+@kernel
+def pool_packed_bags(
+    views: PackedViews,
+    handles: NDArray[np.uint32],
+    offsets: NDArray[np.int64],
+    pooling: NDArray[np.int8],
+    lo_bag: int,
+    hi_bag: int,
+    out: NDArray[np.float32],
+) -> None:
+    """Pools the rows of bags lo_bag .. hi_bag into `out`, as `bag_kernels.gather_bags` does for float32 rows.
+
+    Args:
+        views: of the stores.
+        handles: u32 (L,), ABSENT counts as a row of zeros.
+        offsets: i64 (B*F + 1,).
+        pooling: i8 (F,), 0 sum, 1 mean.
+        lo_bag: first bag.
+        hi_bag: behind the last bag.
+        out: f32 (hi_bag - lo_bag, D), C order, overwritten.
+    """
+    memory, slab_start, slab_store = views.memory, views.slab_start, views.slab_store
+    stores, all_columns, shared = views.stores, views.columns, views.shared
+    starts, owners = np.empty(_CHUNK, np.uint64), np.empty(_CHUNK, np.uint32)
+    flat = out.reshape(-1)
+    dim = np.uint64(out.shape[1])
+    decoded = np.empty(out.shape[1], np.float32)
+    last = np.uint64(offsets[hi_bag])
+    first, behind = np.uint64(offsets[lo_bag]), np.uint64(offsets[lo_bag])
+    store, bits, width, code_bytes, form, entry = _NONE, _NO, _NO, _NO, _NO, _NO  # of the row before
+    for bag in range(lo_bag, hi_bag):
+        to = np.uint64(bag - lo_bag) * dim
+        empty = True
+        for number in range(offsets[bag], offsets[bag + 1]):
+            lookup = np.uint64(number)
+            if lookup == behind:
+                first, behind = lookup, min(lookup + _CHUNK, last)
+                _locate(handles, first, memory, slab_start, slab_store, stores, starts, owners)
+            k = lookup - first
+            if owners[k] == _NONE:
+                continue
+            start = starts[k]
+            if owners[k] != store:  # seldom: a slot's rows are most often of one tier
+                store = owners[k]
+                notes = np.uint64(store)
+                bits, width, code_bytes = stores[notes, BITS], stores[notes, WIDTH], stores[notes, CODE_BYTES]
+                form, entry = stores[notes, FORM], stores[notes, SHARED]
+            scale, bias = _ZERO, _ZERO
+            if bits <= _MOST_CODE_BITS and width:
+                scale, bias = range_at(memory, start + code_bytes, form, shared, entry)
+            if empty and width == dim:
+                set_unpacked(flat, to, memory, start, dim, bits, scale, bias)
+                empty = False
+                continue
+            if empty:
+                fill_row(flat, to, dim, _ZERO)
+                empty = False
+            if width == dim:
+                add_unpacked(flat, to, memory, start, dim, bits, scale, bias)
+            else:
+                set_unpacked(decoded, np.uint64(0), memory, start, width, bits, scale, bias)
+                for place in range(width):
+                    flat[to + np.uint64(all_columns[np.uint64(store), place])] += decoded[place]
+        if empty:
+            fill_row(flat, to, dim, _ZERO)
+        members = offsets[bag + 1] - offsets[bag]
+        if members > 1 and pooling[bag % pooling.size] == POOL_MEAN:
+            share = np.float32(1) / np.float32(members)
+            for column in range(dim):
+                flat[to + column] *= share
+
+
+def views_of(
+    blocks: Sequence[tuple[PackedRows, NDArray[np.uint16]]], dim: int
+) -> tuple[PackedViews, list[NDArray[np.uint32]]]:
+    """Lays blocks out one after the other, each a store of its own.
+
+    Args:
+        blocks: rows and their active columns u16 (d,), ascending, below D.
+        dim: D.
+
+    Returns:
+        views, and the handles u32 (n,) of each block's rows.
+
+    Raises:
+        BadPacking: columns that are not as many as a row is wide, out of order or range, or rows of an unknown codec.
+    """
+    stores = np.zeros((len(blocks), _NOTES), np.uint64)
+    columns = np.zeros((len(blocks), dim), np.uint16)
+    starts, owners, memory, shared, handles = [], [], [], [np.zeros(1, np.float32)], []
+    byte, entries, slabs = 0, 1, 0
+    for store, (packed, active) in enumerate(blocks):
+        codec, rows = codec_named(packed.codec), packed.data.shape[0]
+        row_bytes = codec.bytes_per_row(packed.width)
+        wide = active.astype(np.int64)
+        if packed.data.shape[1] != row_bytes or wide.size != packed.width or np.any(np.diff(wide) <= 0):
+            message = f"block {store}: {packed.data.shape[1]} bytes a row and {wide.size} columns, width {packed.width}"
+            raise BadPacking(message)
+        if wide.size and wide[-1] >= dim:
+            message = f"block {store} has column {wide[-1]}: expected below {dim}"
+            raise BadPacking(message)
+        code_bytes = (codec.bits * packed.width + 7) // 8
+        stores[store, :6] = codec.bits, codec.form, packed.width, row_bytes, code_bytes, entries
+        columns[store, : wide.size] = active
+        count = -(-rows // _ROWS)
+        starts.append(byte + np.arange(count, dtype=np.uint64) * np.uint64(_ROWS * row_bytes))
+        owners.append(np.full(count, store, np.uint32))
+        numbers = np.arange(rows, dtype=np.uint32)
+        handles.append(numbers + np.uint32(slabs << ROW_BITS))
+        padding = -packed.data.nbytes % _LINE_BYTES
+        memory += [packed.data.reshape(-1), np.zeros(padding, np.uint8)]
+        shared.append(packed.shared)
+        byte, entries, slabs = byte + packed.data.nbytes + padding, entries + packed.shared.size, slabs + count
+    views = PackedViews(
+        memory=_joined(memory),
+        slab_start=np.concatenate([np.zeros(0, np.uint64), *starts]),
+        slab_store=np.concatenate([np.zeros(0, np.uint32), *owners]),
+        stores=stores,
+        columns=columns,
+        shared=np.concatenate(shared),
+    )
+    return views, handles
+
+
+def _joined(parts: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """The parts one after the other, on huge pages where the system has them: as `row_arena` reserves its memory."""
+    size = sum(part.size for part in parts) + _LINE_BYTES
+    whole = -(-size // _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES
+    reserved = mmap.mmap(-1, whole, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        reserved.madvise(mmap.MADV_HUGEPAGE)
+    memory = np.frombuffer(reserved, np.uint8, size)
+    np.concatenate([*parts, np.zeros(_LINE_BYTES, np.uint8)], out=memory)
+    return memory
