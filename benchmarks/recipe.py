@@ -1,6 +1,7 @@
 """Does the recipe stand still? Progressive AUC over the first million clicks, several seeds, mean and spread.
 
-`python -m benchmarks.recipe [--quick] [--seeds 5] [--rows 1000000] [--data FILE] [--model NAME] [--set NAME=VALUE]`.
+`python -m benchmarks.recipe [--quick] [--seeds 5] [--rows 1000000] [--data FILE] [--model NAME] [--set NAME=VALUE]
+[--precision bf16]`.
 The trainer's own parts and default settings, in memory: count-min admission, missing rows, everything predicted before
 it is learned. `--set` changes fields of the recipe, `--top 256,64` the top MLP, to try what the defaults were chosen
 against. A seed is dead when its AUC stays below 0.55.
@@ -23,6 +24,7 @@ from benchmarks.report import report
 from stream_trainer.process import make_learner
 from stream_trainer.recipe import Recipe
 from stream_trainer.settings import TrainerSettings
+from stream_trainer.train_step import Precision
 
 _DEAD_BELOW = 0.55
 
@@ -34,10 +36,10 @@ def changed_recipe(changes: list[str]) -> Recipe:
     return Recipe(**{name: kinds[name](value) for name, value in pairs})
 
 
-def run_seed(stream: ClickStream, recipe: Recipe, seed: int) -> dict[str, float]:
+def run_seed(stream: ClickStream, recipe: Recipe, seed: int, precision: Precision = "fp32") -> dict[str, float]:
     """Learns the whole stream once; the run's progressive metrics and `samples_per_s`."""
     nowhere = Path("unused")
-    settings = TrainerSettings(model_file=nowhere, state_dir=nowhere, seed=seed)
+    settings = TrainerSettings(model_file=nowhere, state_dir=nowhere, seed=seed, precision=precision)
     learner = make_learner(stream.schema, settings, recipe)
     rate = learn_overlapped(learner, decoded(stream), warm=0)
     return {**learner.metrics.summary(), "samples_per_s": rate}
@@ -53,6 +55,7 @@ def main() -> None:
     parser.add_argument("--model", default="globo", help="packaged model of the data")
     parser.add_argument("--top", help="widths of the top MLP, such as 256,64")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="field of the recipe")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     rows, seeds = (200_000, 2) if options.quick else (options.rows, options.seeds)
@@ -62,13 +65,14 @@ def main() -> None:
         stream = replace(stream, schema=replace(stream.schema, top=top))
     recipe = changed_recipe(options.set)
     with threadpool_limits(1, user_api="blas"):
-        runs = [run_seed(stream, recipe, seed) for seed in range(seeds)]
+        runs = [run_seed(stream, recipe, seed, options.precision) for seed in range(seeds)]
     aucs = np.array([run["auc"] for run in runs])
     report(
         "recipe",
         {
             "data": stream.source,
             "rows": stream.rows,
+            "precision": options.precision,
             "top": list(stream.schema.top),
             "recipe": dataclasses.asdict(recipe),
             "auc_mean": round(float(aucs.mean()), 4),

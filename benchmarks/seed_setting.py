@@ -22,13 +22,15 @@ from feature_admission.least_frequent import LeastFrequentEviction
 from model_contract.dense_layout import DenseLayout
 from model_contract.samples import SampleBatch
 from model_contract.schema import DenseFeature, ModelSchema, SparseSlot
-from stream_trainer.autograd_step import AutogradStep, Precision
-from stream_trainer.dense_learner import DenseLearner
+from stream_trainer.amx_support import amx_is_usable
+from stream_trainer.bf16_dense import Bf16DenseLearner
+from stream_trainer.dense_learner import DenseLearner, DenseSide
 from stream_trainer.dense_state import DenseState
-from stream_trainer.fused_step import FusedStep
 from stream_trainer.learner import Learner
+from stream_trainer.onednn_guard import guard_onednn
+from stream_trainer.process import new_step
 from stream_trainer.recipe import Recipe
-from stream_trainer.train_step import TrainStep
+from stream_trainer.train_step import Precision
 
 __all__ = ["BATCH", "SeedSetting", "bare_mlp_rate", "bf16_batch", "seed_rate"]
 
@@ -108,28 +110,29 @@ def seed_schema() -> ModelSchema:
 
 def bf16_batch() -> int:
     """Samples of a bf16 batch: 2048, or few where this machine only emulates bf16."""
+    if amx_is_usable():
+        return BATCH
     return _EMULATED_BATCH if _torch_rate("bf16", 1, rows=16) < _EMULATED_BELOW_PER_S else BATCH
 
 
 def seed_rate(setting: SeedSetting, lookups: int, precision: Precision, batches: int, rows: int = BATCH) -> float:
     """Samples per second in batches of `rows`: handles found, rows gathered, everything learned."""
     schema, recipe = seed_schema(), Recipe(batch_size=rows)
-    step: TrainStep = FusedStep(schema, recipe, seed=0)
-    if precision == "bf16":
-        step = AutogradStep(schema, recipe, seed=0, precision=precision)
+    step = new_step(schema, recipe, 0, precision)
     learner = Learner(schema, setting.table, step, AlwaysAdmit, LeastFrequentEviction(), count_half_life_s=86_400.0)
     return learn_overlapped(learner, islice(setting.batches(rows, lookups), batches + 1), warm=1)
 
 
 def bare_mlp_rate(precision: Precision, batches: int, rows: int = BATCH) -> dict[str, float]:
-    """Samples per second of the two MLPs alone in batches of `rows`, by torch and (fp32) by our kernels."""
+    """Samples per second of the two MLPs alone in batches of `rows`, by torch and, where they can, by our kernels."""
     rates = {"torch": _torch_rate(precision, batches, rows)}
-    if precision == "fp32":
-        rates["kernels"] = _kernel_rate(batches, rows)
+    if precision == "fp32" or amx_is_usable():
+        rates["kernels"] = _kernel_rate(precision, batches, rows)
     return rates
 
 
 def _torch_rate(precision: Precision, batches: int, rows: int) -> float:
+    guard_onednn()
     torch.manual_seed(0)
     bottom = torch.nn.Sequential(torch.nn.Linear(512, 512), torch.nn.ReLU(), torch.nn.Linear(512, 64), torch.nn.ReLU())
     widths = (DenseLayout(seed_schema()).interaction_width, 1024, 1024, 1024)
@@ -153,12 +156,13 @@ def _torch_rate(precision: Precision, batches: int, rows: int) -> float:
     return batches * rows / (time.perf_counter() - begin)
 
 
-def _kernel_rate(batches: int, rows: int) -> float:
+def _kernel_rate(precision: Precision, batches: int, rows: int) -> float:
     """One slot in place of eight, so that next to nothing but the MLPs is left."""
     full = seed_schema()
     schema = ModelSchema("bare", full.sparse[:1], full.dense, full.dim, full.bottom, full.top)
     recipe = Recipe(batch_size=rows)
-    learner = DenseLearner(DenseState(DenseLayout(schema), recipe, seed=0), recipe)
+    state = DenseState(DenseLayout(schema), recipe, seed=0)
+    learner: DenseSide = DenseLearner(state, recipe) if precision == "fp32" else Bf16DenseLearner(state, recipe)
     generator = np.random.default_rng(0)
     emb = generator.standard_normal((rows, 1, 64), np.float32)
     dense = generator.standard_normal((rows, 512), np.float32)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from embedding_table.gradient_sums import sum_of_bags, sum_of_single_lookups
 from embedding_table.hash_index import ABSENT
-from embedding_table.machine_words import add_rows, copy_row, fill_row, prefetch
+from embedding_table.machine_words import add_rows, copy_row, fill_row, prefetch, prefetch_row
 from embedding_table.row_adagrad import POOL_MEAN, PREFETCH_AHEAD, train_rows
 from embedding_table.row_layout import TableViews, slab_of, value_offset
 from embedding_table.saliency_sums import fold_products
@@ -25,6 +25,7 @@ __all__ = ["UpdateScratch", "gather_bags", "new_scratch", "update_bags"]
 
 _ONE = np.uint64(1)
 _POOLED_AT_ONCE = np.uint64(256)
+_ROWS_AHEAD = np.uint64(64)  # lookups of long bags
 
 
 @kernel
@@ -108,9 +109,10 @@ def _pool_rows(
         fill_row(out, at, dim, np.float32(0))
         listed = np.uint64(0)
         for lookup in range(np.uint64(offsets[bag]), np.uint64(offsets[bag + 1])):
-            if lookup + PREFETCH_AHEAD < end and handles[lookup + PREFETCH_AHEAD] != ABSENT:
-                ahead = handles[lookup + PREFETCH_AHEAD]
-                prefetch(values, value_offset(ahead, slab_width[slab_of(ahead)]))
+            if lookup + _ROWS_AHEAD < end and handles[lookup + _ROWS_AHEAD] != ABSENT:
+                ahead = handles[lookup + _ROWS_AHEAD]
+                width = np.uint64(slab_width[slab_of(ahead)])
+                prefetch_row(values, value_offset(ahead, width), width)
             handle = handles[lookup]
             width = np.uint64(slab_width[slab_of(handle)]) if handle != ABSENT else np.uint64(0)
             if width == dim:

@@ -23,6 +23,7 @@ __all__ = [
     "copy_row",
     "fill_row",
     "prefetch",
+    "prefetch_row",
     "sum_of_squares",
     "weighted_sum_of_rows",
 ]
@@ -30,7 +31,7 @@ __all__ = [
 _LANES = 16
 _POOLED_LANES = 64  # as many sums as the machine's registers hold
 _PREFETCH = "llvm.prefetch.p0"
-_READ, _KEEP_IN_ALL_LEVELS, _DATA_CACHE = 0, 3, 1
+_READ, _KEEP_IN_ALL_LEVELS, _KEEP_PAST_FIRST_LEVEL, _DATA_CACHE = 0, 3, 2, 1
 _FAST = ("reassoc", "contract", "nsz", "arcp")
 _LANE_NUMBER = ir.IntType(32)
 
@@ -103,14 +104,36 @@ def prefetch(typing_context: Any, array: Any, position: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        word = ir.IntType(32)
-        function_type = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, word, word, word])
-        function = builder.module.globals.get(_PREFETCH) or ir.Function(builder.module, function_type, _PREFETCH)
-        address = builder.bitcast(builder.gep(data, [arguments[1]]), cgutils.voidptr_t)
-        builder.call(function, [address, word(_READ), word(_KEEP_IN_ALL_LEVELS), word(_DATA_CACHE)])
+        _fetch(builder, builder.gep(data, [arguments[1]]), _KEEP_IN_ALL_LEVELS)
         return context.get_dummy_value()
 
     return types.void(array, types.uint64), generate
+
+
+def _fetch(builder: Any, address: Any, kept: int) -> None:
+    word = ir.IntType(32)
+    function_type = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, word, word, word])
+    function = builder.module.globals.get(_PREFETCH) or ir.Function(builder.module, function_type, _PREFETCH)
+    place = builder.bitcast(address, cgutils.voidptr_t)
+    builder.call(function, [place, word(_READ), word(kept), word(_DATA_CACHE)])
+
+
+@_machine_code
+def prefetch_row(typing_context: Any, array: Any, start: Any, width: Any) -> Any:
+    """Starts loading all lines of array[start : start + width] into the second-level cache, from far ahead.
+
+    More of them may be under way at a time than into the first level, which holds few rows anyway.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        row, width = builder.gep(data, [arguments[1]]), arguments[2]
+        integer = width.type
+        with cgutils.for_range_slice(builder, integer(0), width, integer(_LANES), integer) as (element, _):
+            _fetch(builder, builder.gep(row, [element]), _KEEP_PAST_FIRST_LEVEL)
+        return context.get_dummy_value()
+
+    return types.void(array, types.uint64, types.uint64), generate
 
 
 @_machine_code

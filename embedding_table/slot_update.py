@@ -1,8 +1,9 @@
 """Training the rows of a large batch slot by slot, so that what is noted about its lookups stays in the cache.
 
 Knows bags and rows, not threads; a share is the lookups whose rows lie in every n-th slab, so that shares of one
-batch may be trained at the same time without ever touching the same row. Gradients are summed row by row from the
-batch, not lookup by lookup into rows: a batch of a million lookups has few bags.
+batch may be trained at the same time without ever touching the same row. Lookups are sorted by row; gradients are
+summed row by row from the batch, not lookup by lookup into rows: a batch of a million lookups has few bags. Rows are
+trained in the order they lie in memory.
 
 Invariant: the result is that of one pass over all lookups, sums running in the same order; a handle belongs to one
 slot.
@@ -11,17 +12,19 @@ slot.
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_table.handle_sort import handle_of, key_of, low_half, sort_by_handle
 from embedding_table.hash_index import ABSENT
-from embedding_table.machine_words import prefetch, weighted_sum_of_rows
-from embedding_table.row_adagrad import POOL_MEAN, PREFETCH_AHEAD, train_rows
-from embedding_table.row_layout import ACCUMULATOR, TableViews, slab_of, state_offset
+from embedding_table.machine_words import prefetch, prefetch_row, weighted_sum_of_rows
+from embedding_table.row_adagrad import POOL_MEAN, train_rows
+from embedding_table.row_layout import ACCUMULATOR, TableViews, slab_of, state_offset, value_offset
 from embedding_table.update_scratch import UpdateScratch
 from model_contract.compiled import fast_kernel, kernel
 
 __all__ = ["update_share"]
 
 _ONE = np.uint64(1)
-_CHUNK_ROWS = np.uint64(256)
+_CHUNK_ROWS = np.uint64(128)  # whose sums stay in the first-level cache until they are used
+_ROWS_AHEAD = np.uint64(64)
 
 
 @kernel
@@ -32,69 +35,76 @@ def _list_share(
     lo_bag: int,
     hi_bag: int,
     slots: int,
-    mean: bool,
     part: np.uint64,
     parts: np.uint64,
-    scratch: UpdateScratch,
+    keys: NDArray[np.uint64],
 ) -> np.uint64:
     """Lists the lookups of one slot, from its first bag on, whose rows lie in this part's slabs; answers how many."""
-    listed, bags, scales = scratch.handle, scratch.bag, scratch.scale
     count = np.uint64(0)
     for bag in range(first_bag, hi_bag, slots):
-        begin, end = np.uint64(offsets[bag]), np.uint64(offsets[bag + 1])
-        scale = np.float32(1)
-        if mean and end > begin + _ONE:
-            scale /= np.float32(end - begin)
-        for lookup in range(begin, end):
+        number = np.uint64(bag - lo_bag)
+        for lookup in range(np.uint64(offsets[bag]), np.uint64(offsets[bag + 1])):
             handle = handles[lookup]
-            listed[count] = handle
-            bags[count] = bag - lo_bag
-            scales[count] = scale
+            keys[count] = key_of(handle, number)
             count += np.uint64(handle != ABSENT and slab_of(handle) % parts == part)
     return count
 
 
 @kernel
-def _number_rows(views: TableViews, lookups: np.uint64, scratch: UpdateScratch) -> np.uint64:
-    """Numbers the listed lookups' rows in order of first appearance and counts them, as bag_kernels does."""
-    values, words, state_words = views.values, views.words, np.uint64(views.state_words)
-    handles, numbers = scratch.handle, scratch.number
-    listed, counts, accumulators = scratch.row, scratch.lookups, scratch.accumulator
+def _number_rows(
+    keys: NDArray[np.uint64],
+    lookups: np.uint64,
+    offsets: NDArray[np.int64],
+    lo_bag: np.uint64,
+    mean: bool,
+    scratch: UpdateScratch,
+) -> np.uint64:
+    """Numbers the rows of sorted lookups, counts these and notes bags and scales; answers how many rows."""
+    listed, counts, bags, scales = scratch.row, scratch.lookups, scratch.row_bag, scratch.row_scale
     rows = np.uint64(0)
+    last = ABSENT
     for lookup in range(lookups):
-        if lookup + PREFETCH_AHEAD < lookups:
-            prefetch(words, state_offset(handles[lookup + PREFETCH_AHEAD], state_words))
-        handle = handles[lookup]
-        at = state_offset(handle, state_words) + ACCUMULATOR
-        number = np.uint64(words[at])
-        if number < rows and listed[number] == handle:
-            counts[number] += 1
-        else:
-            number = rows
+        handle, bag = handle_of(keys[lookup]), low_half(keys[lookup])
+        if handle != last:
+            last = handle
+            listed[rows] = handle
+            counts[rows] = 0
             rows += _ONE
-            listed[number] = handle
-            accumulators[number] = values[at]
-            words[at] = np.uint32(number)
-            counts[number] = 1
-        numbers[lookup] = number
+        counts[rows - _ONE] += 1
+        bags[lookup] = bag
+        scale = np.float32(1)
+        if mean:
+            scale /= np.float32(offsets[lo_bag + bag + _ONE] - offsets[lo_bag + bag])
+        scales[lookup] = scale
     return rows
 
 
 @kernel
-def _sort_by_row(lookups: np.uint64, rows: np.uint64, scratch: UpdateScratch) -> None:
-    """Sorts bags and scales of the listed lookups by row."""
-    counts, ends, numbers, bags, scales = scratch.lookups, scratch.end, scratch.number, scratch.bag, scratch.scale
-    row_bags, row_scales = scratch.row_bag, scratch.row_scale
-    start = np.uint64(0)
-    for number in range(rows):
-        ends[number] = start
-        start += np.uint64(counts[number])
-    for lookup in range(lookups):
-        row = np.uint64(numbers[lookup])
-        place = np.uint64(ends[row])
-        row_bags[place] = bags[lookup]
-        row_scales[place] = scales[lookup]
-        ends[row] = place + _ONE
+def _sum_gradients(
+    views: TableViews,
+    dim: np.uint64,
+    grad: NDArray[np.float32],
+    first: np.uint64,
+    last: np.uint64,
+    rows: np.uint64,
+    begin: np.uint64,
+    scratch: UpdateScratch,
+) -> np.uint64:
+    """Readies rows first .. last of `rows` for training, their lookups starting at `begin`; answers where they end."""
+    values, words, state_words = views.values, views.words, np.uint64(views.state_words)
+    listed, counts, totals = scratch.row, scratch.lookups, scratch.gradient
+    bags, scales, accumulators = scratch.row_bag, scratch.row_scale, scratch.accumulator
+    for number in range(first, last):
+        if number + _ROWS_AHEAD < rows:
+            ahead = listed[number + _ROWS_AHEAD]
+            width = np.uint64(views.slab_width[slab_of(ahead)])
+            prefetch_row(values, value_offset(ahead, width), width)
+            prefetch(words, state_offset(ahead, state_words))
+        accumulators[number] = values[state_offset(listed[number], state_words) + ACCUMULATOR]
+        end = begin + np.uint64(counts[number])
+        weighted_sum_of_rows(totals, (number - first) * dim, dim, grad, bags, scales, begin, end)
+        begin = end
+    return begin
 
 
 @fast_kernel
@@ -147,19 +157,15 @@ def update_share(
         first_bag = lo_bag + (slot - lo_bag) % slots
         mean = pooling[slot] == POOL_MEAN
         lookups = _list_share(
-            handles, offsets, first_bag, lo_bag, hi_bag, slots, mean, np.uint64(part), np.uint64(parts), scratch
+            handles, offsets, first_bag, lo_bag, hi_bag, slots, np.uint64(part), np.uint64(parts), scratch.key
         )
-        rows = _number_rows(views, lookups, scratch)
-        _sort_by_row(lookups, rows, scratch)
-        bags, scales, ends = scratch.row_bag, scratch.row_scale, scratch.end
+        keys = sort_by_handle(scratch.key, scratch.other_key, lookups, scratch.digit_count)
+        rows = _number_rows(keys, lookups, offsets, np.uint64(lo_bag), mean, scratch)
         begin = np.uint64(0)
         first = np.uint64(0)
         while first < rows:
             last = min(rows, first + chunk_rows)
-            for number in range(first, last):
-                end = np.uint64(ends[number])
-                weighted_sum_of_rows(totals, (number - first) * dim, dim, grad, bags, scales, begin, end)
-                begin = end
+            begin = _sum_gradients(views, dim, grad, first, last, rows, begin, scratch)
             dirty_length = train_rows(
                 views, dim, rate, tiny, left, reference_width, now_s, first, last, scratch, dirty, dirty_length
             )

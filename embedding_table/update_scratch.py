@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_table.handle_sort import DIGIT_COUNTS
+
 __all__ = ["UpdateScratch", "new_scratch"]
 
 _LINE_BYTES = 64
@@ -18,15 +20,13 @@ class UpdateScratch(NamedTuple):
     """Arrays for ranges of at most L lookups; one scratch per thread.
 
     Attributes:
-        handle: u32 (L,), lookups of one slot.
-        bag: i32 (L,), their bags, counted from the range's start.
-        scale: f32 (L,), what a bag's gradient counts for each of its members.
-        number: u32 (L,), the lookup's row, numbered in order of first appearance.
+        key: u64 (L,), lookups of one slot: handle and bag, counted from the range's start.
+        other_key: u64 (L,), for sorting them.
+        digit_count: i64 (DIGIT_COUNTS,), likewise.
         row: u32 (L,), handles of the distinct rows by number.
         lookups: u32 (L,), how many a row has.
-        end: u32 (L,), behind a row's last lookup in the two below.
         row_bag: i32 (L,), bags by row, a row's in order of lookup.
-        row_scale: f32 (L,), scales by row.
+        row_scale: f32 (L,), what a bag's gradient counts for each of its members, by row.
         accumulator: f32 (L,), a row's accumulator while its state word holds its number.
         gradient: f32, summed gradients of D columns by row, as many rows as fit.
         products: f32 (blocks * D,), by block and place, sums over rows of value * gradient; all 0 between calls, as the
@@ -36,13 +36,11 @@ class UpdateScratch(NamedTuple):
         signed: f32 (blocks * D,), products by home and column while they are folded.
     """
 
-    handle: NDArray[np.uint32]
-    bag: NDArray[np.int32]
-    scale: NDArray[np.float32]
-    number: NDArray[np.uint32]
+    key: NDArray[np.uint64]
+    other_key: NDArray[np.uint64]
+    digit_count: NDArray[np.int64]
     row: NDArray[np.uint32]
     lookups: NDArray[np.uint32]
-    end: NDArray[np.uint32]
     row_bag: NDArray[np.int32]
     row_scale: NDArray[np.float32]
     accumulator: NDArray[np.float32]
@@ -59,13 +57,11 @@ def new_scratch(lookups: int, dim: int, blocks: int = 0) -> UpdateScratch:
     With `blocks`, how many the table's views have room for, updates gather saliency as well.
     """
     return UpdateScratch(
-        handle=np.empty(lookups, np.uint32),
-        bag=np.empty(lookups, np.int32),
-        scale=np.empty(lookups, np.float32),
-        number=np.empty(lookups, np.uint32),
+        key=np.empty(lookups, np.uint64),
+        other_key=np.empty(lookups, np.uint64),
+        digit_count=np.empty(DIGIT_COUNTS, np.int64),
         row=np.empty(lookups, np.uint32),
         lookups=np.empty(lookups, np.uint32),
-        end=np.empty(lookups, np.uint32),
         row_bag=np.empty(lookups, np.int32),
         row_scale=np.empty(lookups, np.float32),
         accumulator=np.empty(lookups, np.float32),

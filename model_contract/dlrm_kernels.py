@@ -19,7 +19,19 @@ from numpy.typing import NDArray
 from model_contract.compiled import fast_kernel
 from model_contract.dense_layout import DenseLayout
 
-__all__ = ["INPUTS", "OUTPUTS", "WEIGHT", "BIAS", "NetworkShape", "forward", "layer_weight", "network_shape", "stage"]
+__all__ = [
+    "BIAS",
+    "INPUTS",
+    "OUTPUTS",
+    "WEIGHT",
+    "NetworkShape",
+    "forward",
+    "interact",
+    "last_layer",
+    "layer_weight",
+    "network_shape",
+    "stage",
+]
 
 INPUTS, OUTPUTS, WEIGHT, BIAS = 0, 1, 2, 3  # columns of `NetworkShape.layers`
 
@@ -75,9 +87,10 @@ def _hidden_layer(
 
 
 @fast_kernel
-def _last_layer(
+def last_layer(
     flat: NDArray[np.float32], layer: NDArray[np.int64], x: NDArray[np.float32], logits: NDArray[np.float32]
 ) -> None:
+    """Logits (b,) from what the last hidden layer put out, x f32 (b, inputs)."""
     weight = flat[layer[WEIGHT] : layer[WEIGHT] + layer[INPUTS]]
     for row in range(x.shape[0]):
         total = np.float32(0)
@@ -87,7 +100,7 @@ def _last_layer(
 
 
 @fast_kernel
-def _interact(emb: NDArray[np.float32], bottom: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+def interact(emb: NDArray[np.float32], bottom: NDArray[np.float32], out: NDArray[np.float32]) -> None:
     """Writes [bottom, every dot product of two vectors]: pairs of the strict lower triangle, row by row.
 
     Args:
@@ -147,10 +160,10 @@ def forward(
     if shape.bottom:
         bottom = stage(work, shape.starts, shape.bottom - 1, rows)
     x = stage(work, shape.starts, shape.bottom, rows)
-    _interact(emb, bottom, x)
+    interact(emb, bottom, x)
     last = shape.layers.shape[0] - 1
     for number in range(shape.bottom, last):
         y = stage(work, shape.starts, number + 1, rows)
         _hidden_layer(flat, shape.layers[number], x, y)
         x = y
-    _last_layer(flat, shape.layers[last], x, logits)
+    last_layer(flat, shape.layers[last], x, logits)

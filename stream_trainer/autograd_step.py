@@ -5,7 +5,6 @@ dense layers' products run in bfloat16 under autocast; parameters, rows, sums an
 """
 
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,18 +16,19 @@ from model_contract.dense_layout import DenseLayout
 from model_contract.dlrm import Dlrm
 from model_contract.schema import ModelSchema
 from stream_trainer.dense_state import DenseState
+from stream_trainer.onednn_guard import guard_onednn
 from stream_trainer.prepared_batch import PreparedBatch
 from stream_trainer.recipe import Recipe
+from stream_trainer.train_step import Precision
 
-__all__ = ["AutogradStep", "Precision"]
-
-Precision = Literal["fp32", "bf16"]
+__all__ = ["AutogradStep"]
 
 
 class AutogradStep:
     """Train step by autograd; see `TrainStep` for what it promises."""
 
     def __init__(self, schema: ModelSchema, recipe: Recipe, seed: int, precision: Precision = "fp32") -> None:
+        guard_onednn()  # in fp32 too: oneDNN reads its limit once, whoever uses it first
         self._slots = len(schema.sparse)
         self._dim = schema.dim
         self._pooling = schema.pooling_codes

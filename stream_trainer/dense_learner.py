@@ -8,7 +8,8 @@ That beats a BLAS with threads of its own, which leaves everything between two p
 this limits BLAS to one thread.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from stream_trainer.dense_state import DenseState
 from stream_trainer.dlrm_backward import adagrad, backward, logit_gradient
 from stream_trainer.recipe import Recipe
 
-__all__ = ["DenseLearner", "DenseSpace", "gradients", "new_space"]
+__all__ = ["DenseLearner", "DenseSide", "DenseSpace", "gradients", "learn_from", "new_space", "parts_of_batch"]
 
 _WIDE_PRODUCTS = 1 << 27
 """Samples times parameters of one micro-batch from which sharing it among cores pays."""
@@ -75,27 +76,38 @@ def gradients(
     backward(shape, flat, emb, dense, space.work, space.work_grad, logit_grad, space.grad, emb_grad)
 
 
-class DenseLearner:
-    """Learns micro-batches of at most `recipe.batch_size` samples.
+def parts_of_batch(rows: int, size: int, threads: int | None) -> int:
+    """Into how many parts a micro-batch of `rows` samples is cut, on `size` parameters.
 
     Args:
-        state: parameters and accumulators, changed in place.
-        recipe: rates and micro-batch size.
-        threads: cores to share a large micro-batch among; None for all there are.
-
-    Attributes:
-        shape: of the network.
-        spaces: working memory, one for each part; a single one where a micro-batch is too small to be shared.
+        rows: samples of a full micro-batch.
+        size: P.
+        threads: cores to share it among; None for all there are.
     """
+    return min(threads or available_threads(), rows) if rows * size >= _WIDE_PRODUCTS else 1
 
-    def __init__(self, state: DenseState, recipe: Recipe, threads: int | None = None) -> None:
-        self.shape = network_shape(state.layout)
-        self._state = state
-        self._recipe = recipe
-        rows, size = recipe.batch_size, state.layout.size
-        shared = rows * size >= _WIDE_PRODUCTS
-        parts = min(threads or available_threads(), rows) if shared else 1
-        self.spaces = tuple(new_space(-(-rows // parts), self.shape, size) for _ in range(parts))
+
+def learn_from(state: DenseState, recipe: Recipe, grads: Sequence[NDArray[np.float32]]) -> None:
+    """One step of the optimizer on the sum of the parts' gradients, each f32 (P,); the first is overwritten."""
+    parts = len(grads)
+    places = np.linspace(0, state.layout.size, parts + 1).astype(np.int64)
+
+    def learn(part: int) -> None:
+        place = slice(places[part], places[part + 1])
+        grad = grads[0][place]
+        for other in grads[1:]:
+            grad += other[place]
+        adagrad(state.parameters[place], state.accumulators[place], grad, recipe.dense_rate, recipe.dense_eps)
+
+    in_parts(learn, parts)
+
+
+class DenseSide(Protocol):
+    """Learns micro-batches of at most the recipe's size."""
+
+    @property
+    def parts(self) -> int:
+        """Threads that share a micro-batch; 1 where it is too small to be shared."""
 
     def learn(
         self,
@@ -116,9 +128,46 @@ class DenseLearner:
             logits: f32 (b,), written: from before the learning.
             emb_grad: f32 (b, F, D), written.
         """
-        parts = len(self.spaces)
+
+
+class DenseLearner:
+    """Learns micro-batches of at most `recipe.batch_size` samples.
+
+    Args:
+        state: parameters and accumulators, changed in place.
+        recipe: rates and micro-batch size.
+        threads: cores to share a large micro-batch among; None for all there are.
+
+    Attributes:
+        shape: of the network.
+        spaces: working memory, one for each part; a single one where a micro-batch is too small to be shared.
+    """
+
+    def __init__(self, state: DenseState, recipe: Recipe, threads: int | None = None) -> None:
+        self.shape = network_shape(state.layout)
+        self._state = state
+        self._recipe = recipe
+        rows, size = recipe.batch_size, state.layout.size
+        parts = parts_of_batch(rows, size, threads)
+        self.spaces = tuple(new_space(-(-rows // parts), self.shape, size) for _ in range(parts))
+
+    @property
+    def parts(self) -> int:
+        """See `DenseSide.parts`."""
+        return len(self.spaces)
+
+    def learn(
+        self,
+        emb: NDArray[np.float32],
+        dense: NDArray[np.float32],
+        labels: NDArray[np.float32],
+        weights: NDArray[np.float32],
+        logits: NDArray[np.float32],
+        emb_grad: NDArray[np.float32],
+    ) -> None:
+        """See `DenseSide.learn`."""
+        parts = self.parts
         rows = np.linspace(0, labels.shape[0], parts + 1).astype(np.int64)
-        places = np.linspace(0, self._state.layout.size, parts + 1).astype(np.int64)
 
         def differentiate(part: int) -> None:
             here = slice(rows[part], rows[part + 1])
@@ -134,13 +183,5 @@ class DenseLearner:
                 logits[here],
             )
 
-        def learn(part: int) -> None:
-            place = slice(places[part], places[part + 1])
-            grad = self.spaces[0].grad[place]
-            for space in self.spaces[1:]:
-                grad += space.grad[place]
-            parameters, accumulators = self._state.parameters[place], self._state.accumulators[place]
-            adagrad(parameters, accumulators, grad, self._recipe.dense_rate, self._recipe.dense_eps)
-
         in_parts(differentiate, parts)
-        in_parts(learn, parts)
+        learn_from(self._state, self._recipe, [space.grad for space in self.spaces])

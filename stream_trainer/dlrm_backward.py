@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from model_contract.compiled import fast_kernel
 from model_contract.dlrm_kernels import BIAS, OUTPUTS, WEIGHT, NetworkShape, layer_weight, stage
 
-__all__ = ["adagrad", "backward", "logit_gradient"]
+__all__ = ["adagrad", "backward", "interact_back", "logit_gradient"]
 
 
 @fast_kernel
@@ -61,14 +61,14 @@ def _through_relu(y: NDArray[np.float32], y_grad: NDArray[np.float32], bias_grad
 
 
 @fast_kernel
-def _interact_back(
+def interact_back(
     emb: NDArray[np.float32],
     bottom: NDArray[np.float32],
     out_grad: NDArray[np.float32],
     emb_grad: NDArray[np.float32],
     bottom_grad: NDArray[np.float32],
 ) -> None:
-    """Reverse of `dlrm_kernels._interact`: fills emb_grad (b, F, D) and bottom_grad (b, D) or (0, 0)."""
+    """Reverse of `dlrm_kernels.interact`: fills emb_grad (b, F, D) and bottom_grad (b, D) or (0, 0)."""
     rows, slots, dim = emb.shape
     with_bottom = bottom.shape[0] > 0
     emb_grad[:] = np.float32(0)
@@ -134,7 +134,7 @@ def backward(
     if shape.bottom:
         bottom = stage(work, starts, shape.bottom - 1, rows)
         bottom_grad = stage(work_grad, starts, shape.bottom - 1, rows)
-    _interact_back(emb, bottom, stage(work_grad, starts, shape.bottom, rows), emb_grad, bottom_grad)
+    interact_back(emb, bottom, stage(work_grad, starts, shape.bottom, rows), emb_grad, bottom_grad)
     for number in range(shape.bottom - 1, -1, -1):
         y_grad = stage(work_grad, starts, number, rows)
         x = dense if number == 0 else stage(work, starts, number - 1, rows)

@@ -21,19 +21,19 @@ from model_contract.compiled import kernel
 from model_contract.dense_layout import DenseLayout
 from model_contract.dlrm_kernels import NetworkShape
 from model_contract.schema import ModelSchema
-from stream_trainer.dense_learner import DenseLearner, DenseSpace, gradients
+from stream_trainer.dense_learner import DenseLearner, DenseSide, DenseSpace, gradients
 from stream_trainer.dense_state import DenseState
 from stream_trainer.dlrm_backward import adagrad
 from stream_trainer.prepared_batch import PreparedBatch
 from stream_trainer.recipe import Recipe
 
-__all__ = ["FusedStep"]
+__all__ = ["FusedStep", "Rates"]
 
 _WIDE_FLOATS = 1 << 21
 """Values looked up by one micro-batch from which the table's parallel calls pay."""
 
 
-class _Rates(NamedTuple):
+class Rates(NamedTuple):
     """What kernels read of the recipe."""
 
     sparse: float
@@ -49,7 +49,7 @@ def _learn_batch(
     shape: NetworkShape,
     flat: NDArray[np.float32],
     accumulators: NDArray[np.float32],
-    rates: _Rates,
+    rates: Rates,
     space: DenseSpace,
     emb: NDArray[np.float32],
     emb_grad: NDArray[np.float32],
@@ -105,7 +105,7 @@ class FusedStep:
     def __init__(self, schema: ModelSchema, recipe: Recipe, seed: int, threads: int | None = None) -> None:
         self._pooling = schema.pooling_codes
         self._state = DenseState(DenseLayout(schema), recipe, seed)
-        self._rates = _Rates(
+        self._rates = Rates(
             recipe.sparse_rate,
             recipe.sparse_eps,
             recipe.sparse_decay,
@@ -113,7 +113,7 @@ class FusedStep:
             recipe.dense_rate,
             recipe.dense_eps,
         )
-        self._dense = DenseLearner(self._state, recipe, threads)
+        self._dense = self._new_dense(recipe, threads)
         rows = recipe.batch_size
         self._emb = np.empty((rows, len(schema.sparse), schema.dim), np.float32)
         self._emb_grad = np.empty_like(self._emb)
@@ -135,19 +135,38 @@ class FusedStep:
         most, slots, dim = self._emb.shape
         borders = batch.offsets[:: most * slots]
         lookups = int(np.diff(borders, append=batch.offsets[-1]).max(initial=0))
-        if len(self._dense.spaces) > 1 or lookups * dim >= _WIDE_FLOATS:
+        if self._dense.parts > 1 or lookups * dim >= _WIDE_FLOATS:
             for lo in range(0, batch.rows, most):
                 self._learn_shared(table, batch, lo, min(batch.rows, lo + most), now_s, logits)
             return logits
         blocks = table.views().block_width.size
         if self._scratch.row.size < lookups or self._scratch.block_rows.size != blocks:
             self._scratch = new_scratch(max(lookups, self._scratch.row.size), dim, blocks)
+        self._learn_alone(table, batch, now_s, logits)
+        return logits
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """See `TrainStep.state`."""
+        return self._state.state()
+
+    def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
+        """See `TrainStep.restore`."""
+        self._state.restore(state)
+
+    def _new_dense(self, recipe: Recipe, threads: int | None) -> DenseSide:
+        self._fp32 = DenseLearner(self._state, recipe, threads)
+        return self._fp32
+
+    def _learn_alone(
+        self, table: EmbeddingTable, batch: PreparedBatch, now_s: int, logits: NDArray[np.float32]
+    ) -> None:
+        """All micro-batches in one call on one core."""
         _learn_batch(
-            self._dense.shape,
+            self._fp32.shape,
             self._state.parameters,
             self._state.accumulators,
             self._rates,
-            self._dense.spaces[0],
+            self._fp32.spaces[0],
             self._emb,
             self._emb_grad,
             table.views(),
@@ -161,15 +180,6 @@ class FusedStep:
             now_s,
             logits,
         )
-        return logits
-
-    def state(self) -> dict[str, NDArray[np.generic]]:
-        """See `TrainStep.state`."""
-        return self._state.state()
-
-    def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
-        """See `TrainStep.restore`."""
-        self._state.restore(state)
 
     def _learn_shared(
         self, table: EmbeddingTable, batch: PreparedBatch, lo: int, hi: int, now_s: int, logits: NDArray[np.float32]

@@ -25,7 +25,9 @@ from feature_admission.least_frequent import LeastFrequentEviction
 from model_contract.process_settings import SettingError, describe_settings
 from model_contract.sample_decoding import SampleDecoder
 from model_contract.schema import ModelSchema
+from stream_trainer.amx_support import amx_is_usable
 from stream_trainer.app import run_app
+from stream_trainer.bf16_step import Bf16Step
 from stream_trainer.checkpoint_store import CheckpointStore
 from stream_trainer.delivery import Delivery
 from stream_trainer.dimension_keeper import DimensionKeeper, DimensionRules
@@ -38,11 +40,11 @@ from stream_trainer.recipe import Recipe
 from stream_trainer.settings import PREFIX, TrainerSettings
 from stream_trainer.stream_settings import StreamSettings
 from stream_trainer.telemetry import TrainerPage
-from stream_trainer.train_step import TrainStep
+from stream_trainer.train_step import Precision, TrainStep
 from stream_trainer.trainer import Trainer, now_ms
 from stream_trainer.warm_up import warm_up
 
-__all__ = ["make_learner", "read_schema", "run_trainer"]
+__all__ = ["make_learner", "new_step", "read_schema", "run_trainer"]
 
 logger = logging.getLogger(__name__)
 
@@ -104,13 +106,7 @@ def make_learner(
         missing_ids=schema.missing_ids,
         bands=rules.heat.bands if rules else 1,
     )
-    step: TrainStep
-    if settings.precision == "bf16":
-        from stream_trainer.autograd_step import AutogradStep  # noqa: PLC0415  torch: 300 MB that fp32 does without
-
-        step = AutogradStep(schema, recipe, seed=settings.seed, precision="bf16")
-    else:
-        step = FusedStep(schema, recipe, seed=settings.seed)
+    step = new_step(schema, recipe, settings.seed, settings.precision)
     return Learner(
         schema,
         table,
@@ -120,6 +116,21 @@ def make_learner(
         count_half_life_s=settings.count_half_life_s,
         dimensions=DimensionKeeper(schema, table, step, rules, on_plan, requested) if rules else None,
     )
+
+
+def new_step(schema: ModelSchema, recipe: Recipe, seed: int, precision: Precision) -> TrainStep:
+    """The fastest train step of a precision that this machine can run.
+
+    In bf16 that is our own kernels where the processor multiplies bfloat16 in tiles, and torch's autocast elsewhere.
+    """
+    if precision == "fp32":
+        return FusedStep(schema, recipe, seed=seed)
+    if amx_is_usable():
+        return Bf16Step(schema, recipe, seed=seed)
+    from stream_trainer.autograd_step import AutogradStep  # noqa: PLC0415  torch: 300 MB that the others do without
+
+    logger.info("no AMX for bf16 here: torch's autocast does the products")
+    return AutogradStep(schema, recipe, seed=seed, precision="bf16")
 
 
 def run_trainer(settings: TrainerSettings, at_step: Callable[[str], None] = lambda _: None) -> int:

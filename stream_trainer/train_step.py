@@ -6,7 +6,7 @@ fresh step continues bit-equal (for the same table).
 """
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,10 @@ from embedding_table.table import EmbeddingTable
 from model_contract.dense_layout import DenseLayout
 from stream_trainer.prepared_batch import PreparedBatch
 
-__all__ = ["TrainStep"]
+__all__ = ["Precision", "TrainStep"]
+
+Precision = Literal["fp32", "bf16"]
+"""Arithmetic of the dense layers' products; everything else is float32 always."""
 
 
 class TrainStep(Protocol):

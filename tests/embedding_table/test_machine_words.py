@@ -11,6 +11,7 @@ from embedding_table.machine_words import (
     copy_row,
     fill_row,
     prefetch,
+    prefetch_row,
     sum_of_squares,
     weighted_sum_of_rows,
 )
@@ -72,6 +73,7 @@ def _add_rows(target: np.ndarray, width: int, source: np.ndarray, starts: np.nda
 @kernel
 def _fetch(array: np.ndarray, position: int) -> None:
     prefetch(array, position)
+    prefetch_row(array, position, np.uint64(100))
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import stream_trainer.process
 from dimflow.model_files import packaged_model_file
 from feature_admission.age import AgeEviction
 from feature_admission.always_admit import AlwaysAdmit
@@ -12,11 +13,14 @@ from feature_admission.count_min import CountMinAdmission
 from feature_admission.least_frequent import LeastFrequentEviction
 from model_contract.errors import SchemaError
 from model_contract.process_settings import SettingError
+from stream_trainer.amx_support import amx_is_usable
 from stream_trainer.autograd_step import AutogradStep
+from stream_trainer.bf16_step import Bf16Step
 from stream_trainer.checkpoint_store import CheckpointStore
 from stream_trainer.errors import StateFolderInUse
 from stream_trainer.fused_step import FusedStep
-from stream_trainer.process import make_learner, read_schema, run_trainer
+from stream_trainer.process import make_learner, new_step, read_schema, run_trainer
+from stream_trainer.recipe import Recipe
 from tests.stream_trainer.samples import SCHEMA, settings
 
 
@@ -26,10 +30,15 @@ def test_the_settings_choose_the_parts() -> None:
 
     assert isinstance(plain.admission, CountMinAdmission)
     assert isinstance(plain.eviction, LeastFrequentEviction)
-    assert isinstance(plain.step, FusedStep)
+    assert type(plain.step) is FusedStep
     assert isinstance(other.admission, AlwaysAdmit)
     assert isinstance(other.eviction, AgeEviction)
-    assert isinstance(other.step, AutogradStep)
+    assert type(other.step) is (Bf16Step if amx_is_usable() else AutogradStep)
+
+
+def test_bf16_without_amx_is_torch_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_trainer.process, "amx_is_usable", lambda: False)
+    assert type(new_step(SCHEMA, Recipe(), 0, "bf16")) is AutogradStep
 
 
 def test_a_seed_decides_all_first_values() -> None:

@@ -7,7 +7,9 @@ import pytest
 
 from model_contract.dlrm_forward import DenseNetwork
 from model_contract.schema import ModelSchema
+from stream_trainer.amx_support import amx_is_usable
 from stream_trainer.autograd_step import AutogradStep
+from stream_trainer.bf16_step import Bf16Step
 from stream_trainer.errors import StateError
 from stream_trainer.fused_step import FusedStep
 from stream_trainer.prepared_batch import PreparedBatch
@@ -20,12 +22,15 @@ RECIPE = Recipe(batch_size=16, init_scale=0.4)
 NewStep = Callable[[ModelSchema, Recipe, int], TrainStep]
 
 
-@pytest.fixture(params=["fused", "autograd", "bf16"])
+@pytest.fixture(params=["fused", "autograd", "fused bf16", "autograd bf16"])
 def new_step(request: pytest.FixtureRequest) -> NewStep:
+    if request.param == "fused bf16" and not amx_is_usable():
+        pytest.skip("this machine has no AMX for bfloat16, or does not lend it")
     makers: dict[str, NewStep] = {
         "fused": FusedStep,
         "autograd": AutogradStep,
-        "bf16": lambda model, recipe, seed: AutogradStep(model, recipe, seed, "bf16"),
+        "fused bf16": Bf16Step,
+        "autograd bf16": lambda model, recipe, seed: AutogradStep(model, recipe, seed, "bf16"),
     }
     return makers[request.param]
 
@@ -43,12 +48,12 @@ def pooled(case: Case, batch: PreparedBatch) -> np.ndarray:
     return out
 
 
-def test_predicts_before_it_learns(new_step: NewStep) -> None:
+def test_predicts_before_it_learns(new_step: NewStep, request: pytest.FixtureRequest) -> None:
     case = make_case(schema(dense=3))
     step = new_step(case.model, RECIPE, 1)
     batch = case.batch(16, seed=2)
     expected = DenseNetwork(case.model).logits(step.parameters.copy(), pooled(case, batch), batch.dense)
-    tolerance = 0.05 if getattr(step, "_bf16", False) else 1e-5
+    tolerance = 0.05 if "bf16" in request.node.callspec.id else 1e-5
     np.testing.assert_allclose(step.train(case.table, batch, NOW_S), expected, rtol=tolerance, atol=tolerance)
 
 
