@@ -36,6 +36,7 @@ def add_demo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--brokers", help="a Kafka that runs already, host:port; default: starts one")
     parser.add_argument("--redis", help="a Redis that runs already, as URL; default: starts one")
     parser.add_argument("--keep", type=Path, help="folder that keeps the trainer's state and log")
+    parser.add_argument("--search", action="store_true", help="let every embedding find its own width while it learns")
     parser.add_argument("--json", action="store_true", help="no screen; one line of JSON at the end")
 
 
@@ -53,6 +54,7 @@ def run_demo(args: argparse.Namespace) -> int:
         brokers=args.brokers,
         redis=args.redis,
         keep_dir=args.keep,
+        search=args.search,
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a plain `kill` cleans up as Ctrl-C does
     console = terminal()

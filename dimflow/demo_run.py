@@ -50,6 +50,7 @@ class DemoOptions:
         window_rows: samples that may be sent but not trained yet, so that freshness shows the loop and not a backlog.
         publish_interval_s: seconds between two increments.
         keep_dir: folder that keeps the state; None for a temporary one.
+        search: whether widths are searched for.
     """
 
     schema: ModelSchema
@@ -62,6 +63,7 @@ class DemoOptions:
     window_rows: int = 24_576
     publish_interval_s: float = 0.5
     keep_dir: Path | None = None
+    search: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,7 @@ def run_loop(options: DemoOptions, show: Callable[[DemoMoment], None]) -> DemoRe
             group=topic,
             seed=options.seed,
             publish_interval_s=options.publish_interval_s,
+            dimensions="search" if options.search else "fixed",
         )
         server = LocalPredictor(None, model_file=options.model_file, redis=redis)
         stack.enter_context(trainer)

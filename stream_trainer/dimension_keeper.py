@@ -211,6 +211,19 @@ class DimensionKeeper:
             self._table.compact(max_rows)
         return moved
 
+    def rehearse(self, batch: PreparedBatch, now_s: int) -> None:
+        """Does once what a search can do, so that its kernels are compiled. Spoils the table: for a scratch learner."""
+        looked_up = self._pass.look_up(self._table, batch, self._heat, now_s)
+        self._pass.observe(self._step.parameters, batch, looked_up, self._new_sums())
+        self._pass.log_loss(self._step.parameters, batch, looked_up)
+        for columns in (np.arange(1, dtype=np.uint16), np.arange(self._table.dim, dtype=np.uint16)):
+            self._table.begin_resize([columns] * (self._table.slots * self._table.bands))
+            self._table.resize_some(SLICE_ROWS)
+        rows = self._table.changed_rows()
+        self._table.move_rows(rows.handles, np.full(rows.handles.size, self._table.bands - 1, np.int32))
+        self.keep(now_s)
+        self._table.compact()
+
     def state(self) -> dict[str, NDArray[Any]]:
         """What a search remembers and the columns that are wanted, as arrays."""
         arrays: dict[str, NDArray[Any]] = {

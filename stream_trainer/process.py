@@ -147,12 +147,13 @@ def run_trainer(settings: TrainerSettings, at_step: Callable[[str], None] = lamb
     schema = read_schema(settings.model_file)
     decoder = SampleDecoder(schema)
     scratch = replace(settings, memory_bytes=settings.admission_bytes + _SCRATCH_BYTES)
-    warm_up(schema, decoder, lambda: make_learner(schema, scratch))
+    rules = dimension_rules(settings, schema.dim)
+    warm_up(schema, decoder, lambda: make_learner(schema, scratch, rules=rules))
     history = PlanHistory(settings.state_dir)
     learner = make_learner(
         schema,
         settings,
-        rules=dimension_rules(settings, schema.dim),
+        rules=rules,
         on_plan=history.append,
         requested=partial(_requested, settings.state_dir),
     )
