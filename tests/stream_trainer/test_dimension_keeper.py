@@ -1,4 +1,4 @@
-"""Widths kept while training goes on: when a search is due, what a plan changes, what holds in between, what returns."""
+"""Widths kept while training goes on: when a search is due, what a plan changes, what holds between, what returns."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +12,7 @@ from dimension_search.column_pruning import ColumnPruning
 from dimension_search.evidence import BlockEvidence
 from dimension_search.heat import HeatBands
 from dimension_search.plan import DimensionPlan
+from embedding_table.table import ABSENT
 from model_contract.samples import SampleBatch
 from stream_trainer.dimension_keeper import DimensionRules
 from stream_trainer.errors import StateError
@@ -83,14 +84,18 @@ class Run:
                 self.model.tidy(self.now_s, max_rows)
 
     def logits(self, batch: SampleBatch) -> np.ndarray:
-        """Predictions of a copy that learns, so that this one does not."""
+        """Predictions by a restored copy, of one micro-batch: nothing is learned in between."""
         twin = make_learner(MODEL, settings(admission="always"), None, replace(self.keeper.rules))
         state = self.model.fresh_state(0)
         twin.restore(state)
-        if twin.dimensions is not None:
-            while twin.dimensions.needs_quiet:
-                twin.dimensions.keep(self.now_s, EVERYTHING)
-        return twin.step.train(twin.table, twin.prepare(batch, self.now_s), self.now_s)
+        return twin.step.train(twin.table, twin.prepare(batch, self.now_s), self.now_s)[:128]
+
+    def known(self, batch: SampleBatch) -> SampleBatch:
+        """The batch without ids that have no row: a new one would be born as wide as rows are by then."""
+        bags = np.repeat(np.arange(len(batch.offsets) - 1), np.diff(batch.offsets))
+        absent = self.model.table.find(batch.ids) == ABSENT
+        batch.ids[absent] = MODEL.missing_ids[bags[absent] % SLOTS]
+        return batch
 
     def widths(self) -> list[int]:
         return [use.width for use in self.model.table.block_uses()]
@@ -123,20 +128,19 @@ def test_a_search_is_due_by_samples_and_its_window_and_judgement_come_before_lea
     assert run.widths() == [6] * SLOTS
     run.learn(40)
     assert run.keeper.searches > 2
-    assert [later.samples_trained - run.plans[i].samples_trained >= 1024 for i, later in enumerate(run.plans[1:])]
+    begun = [plan.samples_trained for plan in run.plans]
+    assert min(np.diff(begun)) >= 1024
 
 
 def test_a_search_is_due_when_the_budget_is_touched() -> None:
-    rules = rules_with(Chosen(4), search_every_samples=1 << 40, budget_search_samples=512)
-    run = Run(replace(rules, max_bytes=1 << 30))
-    run.learn(20)
+    run = Run(rules_with(Chosen(4), budget_search_samples=512, max_share=0.3))
+    run.learn(9)
     assert [plan.trigger for plan in run.plans] == ["samples"]
-    assert run.keeper.fitted
+    assert run.keeper.bytes_planned > run.keeper.budget_bytes  # the planner does not care, so it is asked again
+    run.learn(4)
 
-    run.keeper.rules = replace(rules, max_bytes=run.keeper.bytes_planned - 1)
-    run.keeper.fitted = False  # else rows go at once and there is nothing to search for
-    run.learn(8)
-    assert [plan.trigger for plan in run.plans] == ["samples", "budget"]
+    assert [plan.trigger for plan in run.plans][:2] == ["samples", "budget"]
+    assert run.plans[1].samples_trained - run.plans[0].samples_trained >= 512
 
 
 def test_no_search_by_itself_where_none_is_wanted() -> None:
@@ -185,7 +189,7 @@ def test_a_plan_only_request_for_what_there_is_already_is_planned_and_ends_no_se
 
 def test_a_request_during_a_search_is_answered_by_a_search_of_its_own() -> None:
     asked: list[str] = []
-    run = Run(rules_with(Chosen(6, 5), search_every_samples=1 << 40), lambda: asked.pop() if asked else None)
+    run = Run(rules_with(Chosen(6, 5), one_shot=True), lambda: asked.pop() if asked else None)
     run.learn(5)  # the search by samples has begun
     asked.append("plan-only")
     run.learn(12)
@@ -230,7 +234,7 @@ def test_shrinking_is_the_mask_and_growth_changes_no_logit(seed: int) -> None:
     generator = np.random.default_rng(seed)
     run = Run(rules_with(Chosen(0), heat=BANDS, drop_cold=False, search_every_samples=0))
     run.learn(6)
-    held_out = run.batch()
+    held_out = run.known(run.batch())
     full = rows_by_id(run)
     before = run.logits(held_out)
     hot = generator.random((SLOTS, DIM)) < 0.6
@@ -288,14 +292,12 @@ def test_rows_cross_bands_both_ways() -> None:
     assert set(born.values()) == {bands - 1}  # seen just now, all of them
     run.learn(14, ids=20)
     cooled = {id_: block % bands for id_, (block, _, _) in rows_by_id(run).items()}
-    rare = [id_ for id_ in born if id_ % 1000 > 20 and id_ >= 1000 and id_ < 5000]
+    rare = [id_ for id_ in born if 1000 < id_ < 4000 and 20 < id_ % 1000 < 200]
     assert len(rare) > 20
-    assert {cooled[id_] for id_ in rare} == {0, 1} or {cooled[id_] for id_ in rare} == {0}
+    assert {cooled[id_] for id_ in rare} == {0, 1}
 
     batch = run.batch()
     batch.ids[:] = np.resize(np.array(rare, np.uint64), batch.ids.size)
-    slots = run.model.table.live_rows()
-    assert slots.handles.size
     run.model.learn(run.model.prepare(batch, run.now_s), run.now_s)
     run.model.tidy(run.now_s, EVERYTHING)
     again = {id_: block % bands for id_, (block, _, _) in rows_by_id(run).items()}
@@ -304,7 +306,7 @@ def test_rows_cross_bands_both_ways() -> None:
 
 def test_rows_of_a_band_that_is_given_up_are_erased_and_come_out_as_tombstones() -> None:
     widths = [[0, 4, 6]] * SLOTS
-    run = Run(rules_with(Chosen(widths), heat=BANDS, half_life_samples=2 * ROWS, search_every_samples=1 << 40))
+    run = Run(rules_with(Chosen(widths), heat=BANDS, half_life_samples=2 * ROWS, one_shot=True))
     run.learn(3)
     early = set(rows_by_id(run))
     run.model.table.take_changes()
@@ -335,8 +337,8 @@ def test_a_slot_that_is_dropped_whole_keeps_its_rows_without_columns() -> None:
 
 def test_the_budget_in_bytes_holds_between_plans() -> None:
     limit = 30_000
-    rules = rules_with(heat=BANDS, half_life_samples=8 * ROWS, max_bytes=limit, search_every_samples=1 << 40)
-    run = Run(replace(rules, budget_search_samples=1 << 40))
+    rules = rules_with(heat=BANDS, half_life_samples=8 * ROWS, max_bytes=limit, one_shot=True)
+    run = Run(rules)
     run.learn(8, ids=100)
     assert run.keeper.searches == 1
     assert run.keeper.fitted
@@ -424,7 +426,6 @@ def test_restored_from_base_and_deltas_it_goes_on_bit_equal(seed: int) -> None:
     assert other.model.table.missing_handles.size == SLOTS
     together(run, other, 25)
     assert run.keeper.searches > 1
-    assert [plan.columns for plan in other.plans] is not None
     assert other.plans == run.plans[len(run.plans) - len(other.plans) :]
 
 
@@ -433,17 +434,17 @@ def test_restored_in_the_midst_of_a_resize_it_predicts_the_same_and_goes_on(widt
     rules = searching(Chosen(*widths), drop_cold=False, search_every_samples=3072)
     run = Run(rules)
     cuts = Cuts(run)
-    while len(run.plans) < 2 or not run.keeper.needs_quiet:
-        run.learn(1, ids=400, tidy=len(run.plans) < 2)
-        if len(run.plans) == 1:
-            run.model.tidy(run.now_s, EVERYTHING)
+    while len(run.plans) < 2:
+        run.model.tidy(run.now_s, EVERYTHING)
+        run.learn(1, ids=400, tidy=False)
+    assert run.keeper.needs_quiet
     cuts.take()
     run.keeper.keep(run.now_s, 60)
     assert run.model.table.resizing
     cuts.take()
 
     other = cuts.restored(searching(Chosen(widths[1]), drop_cold=False, search_every_samples=3072))
-    assert other.model.table.resizing
+    assert other.model.table.resizing == (widths[1] == 3)  # as wide as they are, rows have what they will grow to
     mine, theirs = rows_by_id(run), rows_by_id(other)
     assert mine.keys() == theirs.keys()
     for id_, (_, values, accumulator) in mine.items():
@@ -454,7 +455,8 @@ def test_restored_in_the_midst_of_a_resize_it_predicts_the_same_and_goes_on(widt
         while one.model.table.resizing:
             one.keeper.keep(one.now_s, 60)
     changes = other.model.table.take_changes()
-    assert changes.rows >= len(mine) // 4  # so replicas hear of it
+    if widths[1] == 3:
+        assert changes.rows >= len(mine) // 4  # so replicas hear of it
     together(run, other, 10)
     assert run.widths() == other.widths() == [widths[1]] * (SLOTS * 3)
 
