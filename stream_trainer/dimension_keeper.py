@@ -9,9 +9,8 @@ stay short. What is not decided yet when the process ends is searched for anew.
 """
 
 import logging
-from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -26,11 +25,12 @@ from dimension_search.planner import Planner, make_plan
 from dimension_search.principal import PrincipalPlanner
 from dimension_search.search_request import COMMAND_TRIGGER
 from embedding_table.saliency_sums import SaliencySums
-from embedding_table.table import EmbeddingTable, LiveRows
+from embedding_table.table import EmbeddingTable, LiveRows, RowsOfBlock
 from model_contract.schema import ModelSchema
 from stream_trainer.errors import StateError
 from stream_trainer.prepared_batch import PreparedBatch
 from stream_trainer.saliency_pass import LookedUp, SaliencyPass
+from stream_trainer.stream_heat import StreamHeat
 from stream_trainer.train_step import TrainStep
 
 __all__ = ["SLICE_ROWS", "DimensionKeeper", "DimensionRules"]
@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 SLICE_ROWS = 20_000
 _SMALLEST_WINDOW = 512
+_LOW_MARK = 0.99  # of the budget: giving up rows looks at all of them, so it must not be due after every batch
 _ROW_STATE_BYTES = DimensionBudget(0, 1).row_state_bytes
 _REMEMBERED = ("rows", "counts", "spectrum", "squared")
 
@@ -128,15 +129,16 @@ class DimensionKeeper:
         self._trigger: str | None = None
         self._sums = self._new_sums()
         self._plan: DimensionPlan | None = None
+        self._found: BlockEvidence | None = None
         self._judged = _Judged()
         self._accepted: DimensionPlan | None = None
         self._cursor = 0
-        self._heat = rules.heat
-        self._pace = _Pace(rules.half_life_samples)
+        self._heat = StreamHeat(rules.heat, rules.half_life_samples)
         self._stuck = False
+        self._restored: NDArray[np.bool_] | None = None
         self.fitted = False
         table.set_birth_bands(np.full(table.slots, rules.heat.birth_band, np.int32))
-        table.move_rows(table.missing_handles, np.full(table.slots, table.bands - 1, np.int32))
+        self.resume()
 
     @property
     def bytes_planned(self) -> int:
@@ -171,8 +173,7 @@ class DimensionKeeper:
             now_s: seconds since the epoch.
             samples: learned so far.
         """
-        if self.rules.half_life_samples:
-            self._heat = replace(self.rules.heat, half_life_s=self._pace.seconds(samples, now_s))
+        self._heat.observe(samples, now_s)
         if batch.rows == 0 or self._accepted is not None or self._table.resizing:
             return
         if self._trigger is None:
@@ -200,35 +201,27 @@ class DimensionKeeper:
             self._table.begin_resize(self._accepted.columns)
             self._accepted = None
         moved = self._table.resize_some(max_rows) if self._table.resizing else 0
-        self._stuck = moved == 0  # no room for wider rows: they stay as they are until some goes
+        self._stuck = (
+            self._table.resizing and moved == 0
+        )  # no room for wider rows: they stay as they are until some goes
         if self.rules.heat.bands > 1 and moved < max_rows:
-            moved += self._sort(self._table.changed_rows(), now_s)
+            moved += self._sort(self._table.changed_rows(), now_s, max_rows - moved)
             rows, self._cursor = self._table.scan_rows(self._cursor, max_rows)
-            moved += self._sort(rows, now_s)
-        if not self._table.resizing:
+            moved += self._sort(rows, now_s, rows.handles.size)
+        if not self._table.resizing or self._stuck:
             moved += self._give_up_coldest(now_s)
         if moved:
             self._table.compact(max_rows)
         return moved
 
-    def rehearse(self, batch: PreparedBatch, now_s: int) -> None:
-        """Does once what a search can do, so that its kernels are compiled. Spoils the table: for a scratch learner."""
-        looked_up = self._pass.look_up(self._table, batch, self._heat, now_s)
-        self._pass.observe(self._step.parameters, batch, looked_up, self._new_sums())
-        self._pass.log_loss(self._step.parameters, batch, looked_up)
-        for columns in (np.arange(1, dtype=np.uint16), np.arange(self._table.dim, dtype=np.uint16)):
-            self._table.begin_resize([columns] * (self._table.slots * self._table.bands))
-            self._table.resize_some(SLICE_ROWS)
-        rows = self._table.changed_rows()
-        self._table.move_rows(rows.handles, np.full(rows.handles.size, self._table.bands - 1, np.int32))
-        self.keep(now_s)
-        self._table.compact()
-
     def state(self) -> dict[str, NDArray[Any]]:
         """What a search remembers and the columns that are wanted, as arrays."""
         arrays: dict[str, NDArray[Any]] = {
             "active": self._active(),
-            "progress": np.array([self._last_search, int(self._done), self.searches, self.refused], np.int64),
+            "progress": np.array(
+                [self._last_search, int(self._done), self.searches, self.refused, int(self.fitted)], np.int64
+            ),
+            "marks": self._heat.state(),
         }
         if self._remembered is not None:
             arrays |= {name: getattr(self._remembered, name).copy() for name in _REMEMBERED}
@@ -237,8 +230,14 @@ class DimensionKeeper:
         arrays["running_updates"] = np.array([sums.updates])
         return arrays
 
-    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def restore(self, arrays: Mapping[str, NDArray[Any]], blocks: Sequence[RowsOfBlock]) -> None:
         """Takes back what `state` returned, before rows are restored; a state that knows no widths changes nothing.
+
+        Rows that a resize had not reached come back with the columns they were published with: what replicas have.
+
+        Args:
+            arrays: of the state.
+            blocks: the rows that will be restored.
 
         Raises:
             StateError: the state has other bands.
@@ -250,15 +249,18 @@ class DimensionKeeper:
             wanted = self._active().shape
             message = f"state_dir has blocks (slots, bands, columns) {active.shape}, the settings ask for {wanted}"
             raise StateError(message)
-        self._table.begin_resize(
-            [np.flatnonzero(columns).astype(np.uint16) for columns in active.reshape(-1, active.shape[2])]
-        )
+        self._restored = active.astype(np.bool_)
+        held = self._restored.copy()
+        for block in blocks:
+            held[block.slot, block.band, block.columns] = True
+        self._table.begin_resize(_column_lists(held))
         while self._table.resize_some(SLICE_ROWS):
             pass
+        self._heat.restore(arrays["marks"])
         sums = SaliencySums(arrays["running_first"], arrays["running_squared"], float(arrays["running_updates"][0]))
         self._table.restore_saliency(sums)
-        self._last_search, done, self.searches, self.refused = arrays["progress"].tolist()
-        self._done = bool(done)
+        self._last_search, done, self.searches, self.refused, fitted = arrays["progress"].tolist()
+        self._done, self.fitted = bool(done), bool(fitted)
         if "spectrum" in arrays:
             zero = np.zeros(arrays["rows"].shape)
             self._remembered = BlockEvidence(
@@ -271,6 +273,14 @@ class DimensionKeeper:
                 magnitude=np.zeros_like(arrays["spectrum"]),
                 spectrum=arrays["spectrum"],
             )
+
+    def resume(self) -> None:
+        """After rows were restored: a resize that was under way goes on, missing rows are in the hottest band."""
+        if self._restored is not None:
+            self._table.begin_resize(_column_lists(self._restored))
+            self._restored = None
+        hottest = np.full(self._table.slots, self._table.bands - 1, np.int32)
+        self._table.move_rows(self._table.missing_handles, hottest)
 
     def _due(self, samples: int) -> str | None:
         if self._asked is not None:
@@ -306,7 +316,7 @@ class DimensionKeeper:
         numbers[:, -1] += 1  # the missing rows
         counts = np.bincount(homes, rows.counts, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)
         found = self._sums.evidence(self._active(), numbers, counts)
-        self._remembered = blend(found, self._remembered, self.rules.memory)
+        self._found = blend(found, self._remembered, self.rules.memory)
         budget = DimensionBudget(
             max_bytes=int((1 - self.rules.headroom) * self.budget_bytes),
             dim=self._table.dim,
@@ -316,7 +326,7 @@ class DimensionKeeper:
         )
         self._plan = make_plan(
             self.rules.planner,
-            self._remembered,
+            self._found,
             budget,
             self._names,
             trigger=self._trigger or "samples",
@@ -324,10 +334,9 @@ class DimensionKeeper:
             samples_trained=samples,
         )
         self._judged = _Judged()
-        self._last_search = samples
-        self.searches += 1
         if not self._plan.changed:
-            self._end(Verdict(decision="applied", reason="no column changes"))
+            only = self._mode == "plan-only"
+            self._end(Verdict(decision="planned" if only else "applied", reason="no column changes"))
 
     def _judge(self, batch: PreparedBatch, looked_up: LookedUp) -> None:
         plan, judged = self._plan, self._judged
@@ -342,10 +351,10 @@ class DimensionKeeper:
         judged.weight += float(batch.weights.sum())
         judged.before += self._pass.log_loss(parameters, batch, looked_up)
         judged.after += self._pass.log_loss(parameters, batch, looked_up, wanted, missing)
-        if judged.samples < min(self.rules.judge_samples, self._window):
+        if judged.samples < min(self.rules.judge_samples, self._window) or judged.weight == 0:
             return
-        before, after = judged.before / max(judged.weight, 1e-9), judged.after / max(judged.weight, 1e-9)
-        rise = after / before - 1
+        before, after = judged.before / judged.weight, judged.after / judged.weight
+        rise = after / max(before, 1e-9) - 1
         fits = bool(rise <= self.rules.tolerance)
         only = self._mode == "plan-only"
         reason = f"log-loss {rise:+.2%} on held-back samples, tolerance {self.rules.tolerance:.2%}"
@@ -365,6 +374,10 @@ class DimensionKeeper:
         if self._plan is None:
             return
         plan = msgspec.structs.replace(self._plan, verdict=verdict)
+        if self._mode != "plan-only":  # not before: a search that a restart cuts short is done again
+            self._last_search = plan.samples_trained
+            self.searches += 1
+            self._remembered = self._found
         if verdict.decision == "applied":
             self._done = self.rules.one_shot
             self.fitted = plan.bytes_after <= self.budget_bytes
@@ -373,7 +386,7 @@ class DimensionKeeper:
         elif verdict.decision == "refused":
             self.refused += 1
         self.last_plan = plan
-        self._plan = self._trigger = None
+        self._plan = self._trigger = self._found = None
         level = logging.WARNING if verdict.decision == "refused" else logging.INFO
         logger.log(
             level, "plan %s: %d to %d bytes, %s", verdict.decision, plan.bytes_before, plan.bytes_after, verdict.reason
@@ -385,40 +398,29 @@ class DimensionKeeper:
         excess = self._excess_bytes
         if excess <= 0:
             return 0
+        excess += int((1 - _LOW_MARK) * self.rules.max_bytes)
         rows = self._table.live_rows()
         costs = COLUMN_BYTES * self._active().sum(axis=2)[rows.slots, rows.bands] + _ROW_STATE_BYTES
         coldest = np.argsort(self._heat.heat(rows.counts, rows.last_seen_s, now_s), kind="stable")
         enough = int(np.searchsorted(np.cumsum(costs[coldest]), excess)) + 1
         return int(self._table.erase(rows.handles[coldest[:enough]]).size)
 
-    def _sort(self, rows: LiveRows, now_s: int) -> int:
-        """Moves rows to the bands of their heat; those whose new band is given up go."""
+    def _sort(self, rows: LiveRows, now_s: int, most: int) -> int:
+        """Moves at most `most` rows to the bands of their heat; those whose new band is given up go."""
         bands = self._heat.bands_of(rows.counts, rows.last_seen_s, now_s, rows.bands)
         gone = np.zeros(rows.handles.size, np.bool_)
         if self.rules.drop_cold:
             widths = self._active().sum(axis=2)
             gone = (widths[rows.slots, bands] == 0) & (widths[rows.slots].max(axis=1) > 0)
             self._table.erase(rows.handles[gone])
-        moving = ~gone & (bands != rows.bands)
-        moved = self._table.move_rows(rows.handles[moving], bands[moving]) if moving.any() else 0
+        moving = np.flatnonzero(~gone & (bands != rows.bands))[:most]
+        moved = self._table.move_rows(rows.handles[moving], bands[moving]) if moving.size else 0
         return int(gone.sum()) + moved
 
 
-class _Pace:
-    """How many seconds the last so many samples took."""
-
-    def __init__(self, samples: int) -> None:
-        self._span = samples
-        self._marks: deque[tuple[int, int]] = deque()
-
-    def seconds(self, samples: int, now_s: int) -> float:
-        """Seconds in which `span` samples came, at least 1; by the mean pace so far while there were fewer."""
-        marks = self._marks
-        marks.append((samples, now_s))
-        while len(marks) > 1 and marks[1][0] <= samples - self._span:
-            marks.popleft()
-        seen = samples - marks[0][0]
-        return max(1.0, (now_s - marks[0][1]) * self._span / max(seen, 1)) if seen else 1.0
+def _column_lists(active: NDArray[np.bool_]) -> list[NDArray[np.uint16]]:
+    """Columns u16 (d,) of each block, from bool (F, K, D)."""
+    return [np.flatnonzero(columns).astype(np.uint16) for columns in active.reshape(-1, active.shape[2])]
 
 
 @dataclass(slots=True)

@@ -169,9 +169,11 @@ class Learner:
             )
             raise StateError(message)
         if self.dimensions is not None:
-            self.dimensions.restore(_below("dimensions/", state.arrays))
+            self.dimensions.restore(_below("dimensions/", state.arrays), state.rows.blocks)
         self.table.restore_rows(state.rows)
         self.table.take_changes()
+        if self.dimensions is not None:
+            self.dimensions.resume()
         self.admission.restore(state.admission)
         self.step.restore(_below("step/", state.arrays))
         self.preparation.moments.restore(_below("moments/", state.arrays))

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from threadpoolctl import threadpool_limits
 
 from dimension_search.plan import DimensionPlan
@@ -148,7 +149,7 @@ def run_trainer(settings: TrainerSettings, at_step: Callable[[str], None] = lamb
     decoder = SampleDecoder(schema)
     scratch = replace(settings, memory_bytes=settings.admission_bytes + _SCRATCH_BYTES)
     rules = dimension_rules(settings, schema.dim)
-    warm_up(schema, decoder, lambda: make_learner(schema, scratch, rules=rules))
+    warm_up(schema, decoder, lambda: make_learner(schema, scratch, rules=_hurried(rules)))
     history = PlanHistory(settings.state_dir)
     learner = make_learner(
         schema,
@@ -197,6 +198,15 @@ def _run(
     finally:
         page.stop()
         publisher.close()
+
+
+def _hurried(rules: DimensionRules | None) -> DimensionRules | None:
+    """Rules that search and apply within a few samples, so that warming up goes through all of it."""
+    if rules is None:
+        return None
+    return replace(
+        rules, first_search_samples=0, search_every_samples=1, window_samples=1, judge_samples=1, tolerance=np.inf
+    )
 
 
 def _requested(state_dir: Path) -> str | None:

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dimension_search.evidence import WindowSums
-from dimension_search.heat import HeatBands
 from embedding_table.bag_kernels import gather_bags
 from embedding_table.row_statistics import row_statistics
 from embedding_table.table import EmbeddingTable
@@ -22,6 +21,7 @@ from model_contract.dlrm_kernels import forward, network_shape
 from model_contract.schema import ModelSchema
 from stream_trainer.dense_learner import gradients, new_space
 from stream_trainer.prepared_batch import PreparedBatch
+from stream_trainer.stream_heat import StreamHeat
 
 __all__ = ["LookedUp", "SaliencyPass"]
 
@@ -68,7 +68,7 @@ class SaliencyPass:
         self._shape = network_shape(layout)
         self._space = new_space(_MICRO_BATCH, self._shape, layout.size)
 
-    def look_up(self, table: EmbeddingTable, batch: PreparedBatch, heat: HeatBands, now_s: int) -> LookedUp:
+    def look_up(self, table: EmbeddingTable, batch: PreparedBatch, heat: StreamHeat, now_s: int) -> LookedUp:
         """Reads the rows of a batch and tells the band in which each belongs."""
         handles, lookups = batch.handles, batch.handles.size
         values = np.empty((lookups, self._dim), np.float32)
@@ -130,15 +130,16 @@ class SaliencyPass:
             batch: B samples.
             looked_up: its rows.
             wanted: bool (F * K, D), the columns of each block; None for those there are.
-            missing: f32 (F, D), the slots' missing rows, read in place of rows whose block is given up; None where
-                such rows stay, as zeros.
+            missing: f32 (F, D), the slots' missing rows, read in place of rows whose block is given up, in the
+                columns of the hottest band; None where such rows stay, as zeros.
         """
         values = looked_up.values
         if wanted is not None:
             values = np.where(wanted[looked_up.blocks], values, np.float32(0))
             if missing is not None:
                 given_up = np.logical_not(np.asarray(wanted.any(axis=1))[looked_up.blocks])
-                values[given_up] = missing[looked_up.bags[given_up] % self._slots]
+                hottest = wanted.reshape(self._slots, -1, self._dim)[:, -1]
+                values[given_up] = np.where(hottest, missing, np.float32(0))[looked_up.bags[given_up] % self._slots]
         emb = looked_up.pooled(values, batch.rows * self._slots).reshape(batch.rows, self._slots, self._dim)
         logits = np.empty(batch.rows, np.float32)
         for lo in range(0, batch.rows, _MICRO_BATCH):

@@ -42,11 +42,8 @@ def warm_up(schema: ModelSchema, decoder: SampleDecoder, new_learner: Callable[[
         number = b'{"label": 0, "sparse": {"%s": 7}}' % schema.slot_names[0].encode()
         decoded = decoder.decode([message, text, number], [ARROW_CONTENT_TYPE, None, None])
         for _ in range(2):  # the second time the ids have rows
-            prepared = learner.prepare(decoded.batch, 1)
-            learner.learn(prepared, 1)
-        if learner.dimensions is not None:
-            learner.dimensions.rehearse(learner.prepare(decoded.batch, 1), 1)
-    learner.make_room(1)
+            learner.learn(learner.prepare(decoded.batch, 1), 1)
+    learner.tidy(1)
     learner.take_cut(base.manifest)
     learner.table.erase(learner.table.live_rows().handles[:1])
     new_learner().restore(base)

@@ -16,7 +16,15 @@ from stream_trainer.settings import PREFIX as TRAINER_PREFIX
 from stream_trainer.settings import TrainerSettings
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("dimflow", "embedding_table", "feature_admission", "model_contract", "serving", "stream_trainer")
+PACKAGES = (
+    "dimflow",
+    "stream_trainer",
+    "serving",
+    "feature_admission",
+    "dimension_search",
+    "embedding_table",
+    "model_contract",
+)
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).glob("*.py"))
 SETTINGS = [(TrainerSettings, TRAINER_PREFIX), (ServingSettings, SERVING_PREFIX)]
 

@@ -104,7 +104,7 @@ def test_the_budget_holds_while_new_ids_keep_coming() -> None:
         batch = samples(generator, 500)
         batch.ids[:] = batch.ids + np.uint64(10_000_000) * np.uint64(round_)
         model.learn(model.prepare(batch, round_), round_)
-        if model.needs_room:
+        if model.needs_quiet:
             evicted += model.make_room(round_)
         assert model.table.bytes_used <= model.table.budget_bytes
     assert evicted > 0

@@ -32,25 +32,24 @@ def prepared(rows: int) -> PreparedBatch:
 
 
 class CountingLearner:
-    """Stands where the learner stands; counts rows, and can ask for room."""
+    """Stands where the learner stands; counts rows, and can ask for quiet."""
 
-    def __init__(self, room_after: Sequence[int] = ()) -> None:
+    def __init__(self, quiet_after: Sequence[int] = ()) -> None:
         self.learned = 0
-        self.room_made_at: list[int] = []
-        self._room_after = list(room_after)
+        self.tidied_at: list[int] = []
+        self._quiet_after = list(quiet_after)
 
     def learn(self, batch: PreparedBatch, now_s: int) -> None:
         self.learned += batch.rows
 
     @property
-    def needs_room(self) -> bool:
-        return bool(self._room_after) and self.learned >= self._room_after[0]
+    def needs_quiet(self) -> bool:
+        return bool(self._quiet_after) and self.learned >= self._quiet_after[0]
 
-    def make_room(self, now_s: int) -> int:
-        if self.needs_room:
-            self._room_after.pop(0)
-            self.room_made_at.append(self.learned)
-        return 0
+    def tidy(self, now_s: int) -> None:
+        if self.needs_quiet:
+            self._quiet_after.pop(0)
+            self.tidied_at.append(self.learned)
 
     def take_cut(self, manifest: Manifest) -> ModelState:
         manifest = msgspec.structs.replace(manifest, samples_trained=self.learned)
@@ -150,13 +149,13 @@ def test_nothing_learned_means_no_cut() -> None:
     assert delivery.closed
 
 
-def test_room_is_made_with_no_chunk_prepared_ahead() -> None:
-    learner = CountingLearner(room_after=[4, 12])
+def test_it_is_tidied_with_no_chunk_prepared_ahead() -> None:
+    learner = CountingLearner(quiet_after=[4, 12])
 
     run(learner, Chunks([4, 4, 4, 4]), CollectingDelivery(), interval_s=3600)
 
     assert learner.learned == 16
-    assert learner.room_made_at == [8, 16]  # the chunk that was prepared already is learned first
+    assert learner.tidied_at == [8, 16]  # the chunk that was prepared already is learned first
 
 
 def test_a_cut_waits_for_the_dead_letters_it_covers() -> None:

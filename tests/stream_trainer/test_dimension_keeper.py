@@ -1,0 +1,517 @@
+"""Widths kept while training goes on: when a search is due, what a plan changes, what holds between, what returns."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+
+from dimension_search.budget import DimensionBudget
+from dimension_search.column_pruning import ColumnPruning
+from dimension_search.evidence import BlockEvidence
+from dimension_search.heat import HeatBands
+from dimension_search.plan import DimensionPlan
+from embedding_table.table import ABSENT
+from model_contract.samples import SampleBatch
+from stream_trainer.dimension_keeper import DimensionRules
+from stream_trainer.errors import StateError
+from stream_trainer.learner import Learner
+from stream_trainer.model_state import ModelState, merge_states
+from stream_trainer.process import make_learner
+from tests.stream_trainer.samples import SCHEMA, samples, settings
+from tests.stream_trainer.test_learner import assert_same, complete
+
+MODEL = replace(SCHEMA, dim=8, bottom=(6, 8)[:1])
+SLOTS, DIM = len(MODEL.sparse), MODEL.dim
+BANDS = HeatBands((0.03, 0.5))
+EVERYTHING = 1 << 30
+ROWS = 256
+
+
+class Chosen:
+    """A planner that wants what the test says, search by search; the last one again and again."""
+
+    name = "chosen"
+
+    def __init__(self, *widths: list[list[int]] | int) -> None:
+        self.widths = list(widths)
+        self.asked = 0
+
+    def worth(self, evidence: BlockEvidence) -> np.ndarray:
+        return np.ones(evidence.active.shape)
+
+    def choose(self, evidence: BlockEvidence, budget: DimensionBudget) -> np.ndarray:
+        wanted = self.widths[min(self.asked, len(self.widths) - 1)]
+        self.asked += 1
+        shape = (evidence.slots, evidence.bands)
+        return np.arange(evidence.dim) < np.broadcast_to(np.array(wanted), shape)[:, :, None]
+
+
+def rules_with(planner: object = None, **changes: object) -> DimensionRules:
+    values: dict[str, object] = {
+        "planner": planner or ColumnPruning("sseds"),
+        "first_search_samples": 1024,
+        "search_every_samples": 1024,
+        "window_samples": 512,
+        "judge_samples": 512,
+        "tolerance": np.inf,
+        **changes,
+    }
+    return DimensionRules(**values)  # type: ignore[arg-type]
+
+
+class Run:
+    """One learner on a stream of its own, a second for every batch of samples."""
+
+    def __init__(self, rules: DimensionRules, requested: Callable[[], str | None] = lambda: None, **changes: object):
+        self.plans: list[DimensionPlan] = []
+        options = settings(admission="always", **changes)
+        self.model: Learner = make_learner(MODEL, options, None, rules, self.plans.append, requested)
+        assert self.model.dimensions is not None
+        self.keeper = self.model.dimensions
+        self.generator = np.random.default_rng(3)
+        self.now_s = 1_000
+
+    def batch(self, ids: int = 200) -> SampleBatch:
+        return samples(self.generator, ROWS, MODEL, ids)
+
+    def learn(self, batches: int = 1, ids: int = 200, max_rows: int = EVERYTHING, tidy: bool = True) -> None:
+        for _ in range(batches):
+            self.now_s += 1
+            self.model.learn(self.model.prepare(self.batch(ids), self.now_s), self.now_s)
+            if tidy:
+                self.model.tidy(self.now_s, max_rows)
+
+    def logits(self, batch: SampleBatch) -> np.ndarray:
+        """Predictions by a restored copy, of one micro-batch: nothing is learned in between."""
+        twin = make_learner(MODEL, settings(admission="always"), None, replace(self.keeper.rules))
+        state = self.model.fresh_state(0)
+        twin.restore(state)
+        return twin.step.train(twin.table, twin.prepare(batch, self.now_s), self.now_s)[:128]
+
+    def known(self, batch: SampleBatch) -> SampleBatch:
+        """The batch without ids that have no row: a new one would be born as wide as rows are by then."""
+        bags = np.repeat(np.arange(len(batch.offsets) - 1), np.diff(batch.offsets))
+        absent = self.model.table.find(batch.ids) == ABSENT
+        batch.ids[absent] = MODEL.missing_ids[bags[absent] % SLOTS]
+        return batch
+
+    def widths(self) -> list[int]:
+        return [use.width for use in self.model.table.block_uses()]
+
+
+def rows_by_id(run: Run) -> dict[int, tuple[int, np.ndarray, float]]:
+    """Of every id its (block, values in all D columns, accumulator)."""
+    found = {}
+    for block in run.model.table.all_rows().blocks:
+        values = np.zeros((len(block.ids), DIM), np.float32)
+        values[:, block.columns] = block.values
+        for id_, row, accumulator in zip(block.ids.tolist(), values, block.accumulators.tolist(), strict=True):
+            found[id_] = (block.slot * run.model.table.bands + block.band, row, accumulator)
+    return found
+
+
+def test_a_search_is_due_by_samples_and_its_window_and_judgement_come_before_learning() -> None:
+    run = Run(rules_with(Chosen(6)))
+    run.learn(4)
+    assert run.keeper.searches == 0
+    run.learn(2)  # the window: samples 1024 to 1535
+    assert run.plans == []
+    run.learn(2)  # the judgement: until 2047
+
+    plan = run.plans[0]
+    assert (plan.trigger, plan.planner) == ("samples", "chosen")
+    assert plan.samples_trained == 1280  # known when the last batch of the window came, before it was learned
+    assert plan.verdict is not None
+    assert (plan.verdict.decision, plan.verdict.samples) == ("applied", 512)
+    assert run.widths() == [6] * SLOTS
+    run.learn(40)
+    assert run.keeper.searches > 2
+    begun = [plan.samples_trained for plan in run.plans]
+    assert min(np.diff(begun)) >= 1024
+
+
+def test_a_search_is_due_when_the_budget_is_touched() -> None:
+    run = Run(rules_with(Chosen(4), budget_search_samples=512, max_share=0.3))
+    run.learn(9)
+    assert [plan.trigger for plan in run.plans] == ["samples"]
+    assert run.keeper.bytes_planned > run.keeper.budget_bytes  # the planner does not care, so it is asked again
+    run.learn(4)
+
+    assert [plan.trigger for plan in run.plans][:2] == ["samples", "budget"]
+    assert run.plans[1].samples_trained - run.plans[0].samples_trained >= 512
+
+
+def test_no_search_by_itself_where_none_is_wanted() -> None:
+    asked = [None] * 20 + ["apply"]
+    run = Run(rules_with(Chosen(4), search_every_samples=0), lambda: asked.pop(0) if asked else None)
+    run.learn(20)
+    assert run.keeper.searches == 0
+    run.learn(6)
+
+    assert [plan.trigger for plan in run.plans] == ["command"]
+    assert run.widths() == [4] * SLOTS
+
+
+def test_one_shot_searches_once() -> None:
+    run = Run(rules_with(Chosen(6, 4), one_shot=True))
+    run.learn(40)
+
+    assert len(run.plans) == 1
+    assert run.widths() == [6] * SLOTS
+
+
+def test_a_plan_only_request_changes_nothing_and_is_filed_as_planned() -> None:
+    asked = ["plan-only"]
+    run = Run(rules_with(Chosen(3), search_every_samples=0), lambda: asked.pop() if asked else None)
+    twin = Run(rules_with(Chosen(3), search_every_samples=0))
+    run.learn(8)
+    twin.learn(8)
+
+    plan = run.plans[0]
+    assert plan.trigger == "command"
+    assert plan.verdict is not None
+    assert plan.verdict.decision == "planned"
+    assert plan.widths == [3] * SLOTS
+    assert run.keeper.needs_quiet is False
+    assert_same(complete(run.model, run.model.fresh_state(0)), complete(twin.model, twin.model.fresh_state(0)))
+
+
+def test_a_plan_only_request_for_what_there_is_already_is_planned_and_ends_no_search() -> None:
+    asked = ["plan-only"]
+    run = Run(rules_with(Chosen(DIM, 5), one_shot=True), lambda: asked.pop() if asked else None)
+    run.learn(20)
+
+    assert [plan.verdict.decision for plan in run.plans if plan.verdict] == ["planned", "applied"]
+    assert run.widths() == [5] * SLOTS
+
+
+def test_a_request_during_a_search_is_answered_by_a_search_of_its_own() -> None:
+    asked: list[str] = []
+    run = Run(rules_with(Chosen(6, 5), one_shot=True), lambda: asked.pop() if asked else None)
+    run.learn(5)  # the search by samples has begun
+    asked.append("plan-only")
+    run.learn(12)
+
+    assert [(plan.trigger, plan.verdict.decision) for plan in run.plans if plan.verdict] == [
+        ("samples", "applied"),
+        ("command", "planned"),
+    ]
+    assert run.widths() == [6] * SLOTS
+
+
+def test_a_refused_plan_changes_nothing_and_says_why() -> None:
+    run = Run(rules_with(Chosen(1), tolerance=-1.0))
+    before = run.widths()
+    run.learn(8)
+
+    verdict = run.plans[0].verdict
+    assert verdict is not None
+    assert verdict.decision == "refused"
+    assert verdict.reason.startswith("log-loss ")
+    assert "tolerance -100.00%" in verdict.reason
+    assert run.keeper.refused == 1
+    assert not run.keeper.fitted
+    assert run.widths() == before == [DIM] * SLOTS
+
+
+def test_samples_without_weight_judge_nothing() -> None:
+    run = Run(rules_with(Chosen(4)))
+    run.learn(6)
+    for _ in range(5):
+        batch = run.batch()
+        batch.weights[:] = 0
+        run.model.learn(run.model.prepare(batch, run.now_s), run.now_s)
+    assert run.plans == []
+    run.learn(1)
+    assert len(run.plans) == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_shrinking_is_the_mask_and_growth_changes_no_logit(seed: int) -> None:
+    """Nothing is learned between: in slices, then all the other way, to the bit."""
+    generator = np.random.default_rng(seed)
+    run = Run(rules_with(Chosen(0), heat=BANDS, drop_cold=False, search_every_samples=0))
+    run.learn(6)
+    held_out = run.known(run.batch())
+    full = rows_by_id(run)
+    before = run.logits(held_out)
+    hot = generator.random((SLOTS, DIM)) < 0.6
+    hot[:, 0] = True
+    wanted = np.stack([hot & (generator.random((SLOTS, DIM)) < 0.5), hot, hot], axis=1).reshape(-1, DIM)
+
+    table = run.model.table
+    table.begin_resize([np.flatnonzero(columns).astype(np.uint16) for columns in wanted])
+    slices = 0
+    while table.resizing:
+        table.resize_some(50)
+        slices += 1
+    assert slices > 3
+    narrow = rows_by_id(run)
+    assert narrow.keys() == full.keys()
+    for id_, (block, values, accumulator) in full.items():
+        assert narrow[id_][0] == block
+        np.testing.assert_array_equal(narrow[id_][1], np.where(wanted[block], values, 0))
+        assert narrow[id_][2] == accumulator
+    masked = run.logits(held_out)
+    assert not np.array_equal(masked, before)
+
+    table.begin_resize([np.arange(DIM, dtype=np.uint16)] * len(wanted))
+    while table.resizing:
+        table.resize_some(50)
+        assert run.logits(held_out).tobytes() == masked.tobytes()
+
+
+def test_an_accepted_plan_is_applied_in_slices_and_new_columns_learn() -> None:
+    run = Run(rules_with(Chosen(3, DIM), search_every_samples=4096))
+    run.learn(7, ids=2000)
+    run.learn(1, ids=2000, tidy=False)
+    assert run.keeper.needs_quiet
+    assert run.widths() == [DIM] * SLOTS  # nothing changes outside of `keep`
+    calls = 0
+    while run.keeper.needs_quiet:
+        moved = run.keeper.keep(run.now_s, 40)
+        assert moved <= 40
+        calls += 1
+    assert calls > 5
+    assert run.widths() == [3] * SLOTS
+    assert all(not values[3:].any() for _, values, _ in rows_by_id(run).values())
+
+    run.learn(30, ids=2000)
+    assert run.widths() == [DIM] * SLOTS
+    grown = [values[3:] for _, values, _ in rows_by_id(run).values()]
+    assert sum(bool(values.any()) for values in grown) > 20
+
+
+def test_rows_cross_bands_both_ways() -> None:
+    run = Run(rules_with(heat=BANDS, half_life_samples=2 * ROWS, search_every_samples=0, drop_cold=False))
+    run.learn(3)
+    bands = run.model.table.bands
+    born = {id_: block % bands for id_, (block, _, _) in rows_by_id(run).items()}
+    assert set(born.values()) == {bands - 1}  # seen just now, all of them
+    run.learn(14, ids=20)
+    cooled = {id_: block % bands for id_, (block, _, _) in rows_by_id(run).items()}
+    rare = [id_ for id_ in born if 1000 < id_ < 4000 and 20 < id_ % 1000 < 200]
+    assert len(rare) > 20
+    assert {cooled[id_] for id_ in rare} == {0, 1}
+
+    batch = run.batch()
+    batch.ids[:] = np.resize(np.array(rare, np.uint64), batch.ids.size)
+    run.model.learn(run.model.prepare(batch, run.now_s), run.now_s)
+    run.model.tidy(run.now_s, EVERYTHING)
+    again = {id_: block % bands for id_, (block, _, _) in rows_by_id(run).items()}
+    assert {again[id_] for id_ in rare} == {bands - 1}
+
+
+def test_rows_of_a_band_that_is_given_up_are_erased_and_come_out_as_tombstones() -> None:
+    widths = [[0, 4, 6]] * SLOTS
+    run = Run(rules_with(Chosen(widths), heat=BANDS, half_life_samples=2 * ROWS, one_shot=True))
+    run.learn(3)
+    early = set(rows_by_id(run))
+    run.model.table.take_changes()
+    run.learn(20, ids=20)
+    assert run.keeper.searches == 1
+
+    left = rows_by_id(run)
+    changes = run.model.table.take_changes()
+    gone = early - set(left)
+    assert gone
+    assert gone <= set(changes.erased_ids.tolist())
+    bands = run.model.table.bands
+    assert all(block % bands > 0 for block, _, _ in left.values())
+    published = {id_ for block in changes.blocks for id_ in block.ids.tolist()}
+    assert not published & gone
+    assert {int(id_) for id_ in MODEL.missing_ids} <= set(left)
+
+
+def test_a_slot_that_is_dropped_whole_keeps_its_rows_without_columns() -> None:
+    widths = [[0, 0, 0]] + [[2, 4, 6]] * (SLOTS - 1)
+    run = Run(rules_with(Chosen(widths), heat=BANDS, floor=0, search_every_samples=1 << 40))
+    run.learn(12)
+
+    assert run.plans[0].dropped_slots == ["user"]
+    assert run.widths()[:3] == [0, 0, 0]
+    assert len([block for block, _, _ in rows_by_id(run).values() if block < 3]) > 20
+
+
+def test_the_budget_in_bytes_holds_between_plans() -> None:
+    limit = 30_000
+    rules = rules_with(heat=BANDS, half_life_samples=8 * ROWS, max_bytes=limit, one_shot=True)
+    run = Run(rules)
+    run.learn(8, ids=100)
+    assert run.keeper.searches == 1
+    assert run.keeper.fitted
+    searches, given_up = run.keeper.searches, 0
+    for round_ in range(30):
+        batch = run.batch(ids=400)
+        batch.ids[ROWS:] += np.uint64(10_000_000) * np.uint64(round_ + 1)
+        run.now_s += 1
+        run.model.learn(run.model.prepare(batch, run.now_s), run.now_s)
+        given_up += run.keeper.needs_quiet
+        run.model.tidy(run.now_s)
+        assert run.keeper.bytes_planned <= limit
+        assert not run.keeper.needs_quiet
+    assert given_up > 5
+    assert run.keeper.searches == searches
+    hot = {id_ for id_ in rows_by_id(run) if id_ < 5000}
+    assert {1001, 1002, 1003} <= hot  # looked up all the time
+
+
+class Cuts:
+    """A base and the deltas that follow it, as the training loop takes them."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.base = run.model.fresh_state(run.now_s * 1000)
+        self.deltas: list[ModelState] = []
+
+    def take(self) -> None:
+        manifest = msgspec.structs.replace(self.base.manifest, sequence=len(self.deltas) + 1, created_ms=1)
+        self.deltas.append(self.run.model.take_cut(manifest))
+
+    def merged(self) -> ModelState:
+        pages = [delta.admission_pages for delta in self.deltas]
+        return merge_states(self.base, self.deltas, self.run.model.merge_admission(self.base.admission, pages))
+
+    def restored(self, rules: DimensionRules) -> Run:
+        other = Run(rules)
+        other.model.restore(self.merged())
+        other.generator = np.random.default_rng(77)
+        self.run.generator = np.random.default_rng(77)
+        other.now_s = self.run.now_s
+        return other
+
+
+def together(left: Run, right: Run, batches: int) -> None:
+    """Both learn the same; every logit is the same to the bit."""
+    for _ in range(batches):
+        left.now_s += 1
+        logits = []
+        for run in (left, right):
+            batch = run.batch(400)
+            prepared = run.model.prepare(batch, left.now_s)
+            if run.keeper is not None:
+                run.keeper.before_learning(prepared, left.now_s, run.model.counts.samples)
+            logits.append(run.model.step.train(run.model.table, prepared, left.now_s))
+            run.model.counts.samples += prepared.rows
+            run.model.tidy(left.now_s, EVERYTHING)
+        assert logits[0].tobytes() == logits[1].tobytes()
+
+
+def searching(planner: object = None, **changes: object) -> DimensionRules:
+    return rules_with(
+        planner, heat=BANDS, half_life_samples=8 * ROWS, window_samples=ROWS, judge_samples=ROWS, **changes
+    )
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_restored_from_base_and_deltas_it_goes_on_bit_equal(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    rules = searching(max_share=0.4, drop_cold=bool(seed % 2))
+    run = Run(rules)
+    cuts = Cuts(run)
+    for _ in range(generator.integers(1, 25)):
+        run.learn(1, ids=400)
+        if generator.random() < 0.4:
+            cuts.take()
+    while run.keeper._trigger is not None or run.model.table.resizing:  # a search under way is done anew: see below
+        run.learn(1, ids=400)
+    cuts.take()
+
+    other = cuts.restored(rules)
+    assert other.keeper.searches == run.keeper.searches
+    assert other.keeper.fitted == run.keeper.fitted
+    assert other.widths() == run.widths()
+    assert other.model.table.missing_handles.size == SLOTS
+    together(run, other, 25)
+    assert run.keeper.searches > 1
+    assert other.plans == run.plans[len(run.plans) - len(other.plans) :]
+
+
+@pytest.mark.parametrize("widths", [(3, 8), (8, 3)], ids=["growing", "shrinking"])
+def test_restored_in_the_midst_of_a_resize_it_predicts_the_same_and_goes_on(widths: tuple[int, int]) -> None:
+    rules = searching(Chosen(*widths), drop_cold=False, search_every_samples=3072)
+    run = Run(rules)
+    cuts = Cuts(run)
+    while len(run.plans) < 2:
+        run.model.tidy(run.now_s, EVERYTHING)
+        run.learn(1, ids=400, tidy=False)
+    assert run.keeper.needs_quiet
+    cuts.take()
+    run.keeper.keep(run.now_s, 60)
+    assert run.model.table.resizing
+    cuts.take()
+
+    other = cuts.restored(searching(Chosen(widths[1]), drop_cold=False, search_every_samples=3072))
+    assert other.model.table.resizing == (widths[1] == 3)  # as wide as they are, rows have what they will grow to
+    mine, theirs = rows_by_id(run), rows_by_id(other)
+    assert mine.keys() == theirs.keys()
+    for id_, (_, values, accumulator) in mine.items():
+        assert theirs[id_][1].tobytes() == values.tobytes()  # what was published is what goes on
+        assert theirs[id_][2] == accumulator
+    other.model.table.take_changes()
+    for one in (run, other):
+        while one.model.table.resizing:
+            one.keeper.keep(one.now_s, 60)
+    changes = other.model.table.take_changes()
+    if widths[1] == 3:
+        assert changes.rows >= len(mine) // 4  # so replicas hear of it
+    together(run, other, 10)
+    assert run.widths() == other.widths() == [widths[1]] * (SLOTS * 3)
+
+
+def test_a_search_that_a_restart_cuts_short_is_done_anew() -> None:
+    rules = searching(Chosen(5), search_every_samples=1 << 40)
+    run = Run(rules)
+    cuts = Cuts(run)
+    while run.keeper._plan is None:
+        run.learn(1)
+    cuts.take()
+
+    other = cuts.restored(rules)
+    assert other.keeper.searches == 0
+    other.learn(4)
+    assert len(other.plans) == 1
+    assert other.widths() == [5] * (SLOTS * 3)
+
+
+def test_a_state_without_searches_goes_on_with_them_and_missing_rows_are_hot() -> None:
+    plain = make_learner(MODEL, settings(admission="always"))
+    generator = np.random.default_rng(0)
+    for now_s in range(3):
+        plain.learn(plain.prepare(samples(generator, ROWS, MODEL), now_s), now_s)
+    run = Run(searching(Chosen([[0, 3, 5]] * SLOTS)))
+    run.model.restore(plain.fresh_state(0))
+
+    bands = run.model.table.bands
+    found = rows_by_id(run)
+    assert {found[int(id_)][0] % bands for id_ in MODEL.missing_ids} == {bands - 1}
+    run.learn(12)
+    assert len(run.plans) > 0
+    found = rows_by_id(run)
+    assert all(found[int(id_)][1][:5].any() for id_ in MODEL.missing_ids)
+
+
+def test_a_state_with_other_bands_is_refused_with_both_shapes() -> None:
+    state = Run(searching()).model.fresh_state(0)
+    other = Run(rules_with(heat=HeatBands((0.5,))))
+
+    with pytest.raises(StateError, match=r"\(3, 3, 8\).*\(3, 2, 8\)"):
+        other.model.restore(state)
+
+
+def test_after_a_stop_of_a_day_no_row_has_cooled() -> None:
+    rules = searching(Chosen([[0, 4, 6]] * SLOTS), search_every_samples=1 << 40)
+    run = Run(rules)
+    cuts = Cuts(run)
+    run.learn(12)
+    cuts.take()
+    other = cuts.restored(rules)
+    before = set(rows_by_id(other))
+
+    other.now_s += 86_400
+    other.learn(1)
+
+    lost = before - set(rows_by_id(other))
+    assert len(lost) < 0.1 * len(before)
