@@ -10,8 +10,8 @@ stay short. What is not decided yet when the process ends is searched for anew.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -50,6 +50,8 @@ class DimensionRules:
 
     Attributes:
         planner: the method.
+        saliency: what column scores are: "single_shot" from the window before it is learned, or "running", the decayed
+            mean over updates that training gathers for nothing. Principal saliency is always single-shot.
         heat: popularity bands.
         half_life_samples: samples in whose time the heat of an unseen row halves, so that bands mean the same on a busy
             stream, a quiet one and a replay; 0 for the seconds of `heat`.
@@ -71,6 +73,7 @@ class DimensionRules:
     """
 
     planner: Planner = field(default_factory=PrincipalPlanner)
+    saliency: Literal["single_shot", "running"] = "single_shot"
     heat: HeatBands = field(default_factory=HeatBands)
     half_life_samples: int = 0
     max_bytes: int = 0
@@ -316,6 +319,10 @@ class DimensionKeeper:
         numbers[:, -1] += 1  # the missing rows
         counts = np.bincount(homes, rows.counts, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)
         found = self._sums.evidence(self._active(), numbers, counts)
+        if self.rules.saliency == "running":
+            sums = self._table.saliency()
+            updates = max(sums.updates, 1.0)
+            found = replace(found, first=sums.first / updates, squared=sums.squared / updates)
         self._found = blend(found, self._remembered, self.rules.memory)
         budget = DimensionBudget(
             max_bytes=int((1 - self.rules.headroom) * self.budget_bytes),

@@ -40,6 +40,7 @@ def dimension_rules(settings: TrainerSettings, dim: int) -> DimensionRules | Non
     every = settings.search_every_samples
     return DimensionRules(
         planner=_planner(settings.dimension_planner),
+        saliency=settings.dimension_saliency,
         heat=heat,
         half_life_samples=settings.band_half_life_samples,
         max_bytes=settings.dimension_bytes,

@@ -61,6 +61,9 @@ class TrainerSettings:
     dimension_planner: Literal["principal", "sseds", "squared", "magnitude", "mde", "steps", "uniform"] = setting(
         "principal", "how widths are chosen"
     )
+    dimension_saliency: Literal["single_shot", "running"] = setting(
+        "single_shot", "where scores of columns come from: a window before it is learned, or the mean over training"
+    )
     dimension_bytes: int = setting(
         0, "bytes that all rows' columns and optimizer state may take; 0 for no such limit", minimum=0
     )

@@ -132,6 +132,26 @@ def test_a_search_is_due_by_samples_and_its_window_and_judgement_come_before_lea
     assert min(np.diff(begun)) >= 1024
 
 
+def test_running_saliency_is_what_training_gathered() -> None:
+    seen: list[BlockEvidence] = []
+
+    class Watching(Chosen):
+        def choose(self, evidence: BlockEvidence, budget: DimensionBudget) -> np.ndarray:
+            seen.append(evidence)
+            return super().choose(evidence, budget)
+
+    for saliency in ("single_shot", "running"):
+        run = Run(rules_with(Watching(DIM), saliency=saliency, memory=0.0))
+        while not run.plans:
+            gathered = run.model.table.saliency()
+            run.learn()
+    single_shot, running = seen
+    np.testing.assert_allclose(running.first, gathered.first / gathered.updates)
+    np.testing.assert_allclose(running.squared, gathered.squared / gathered.updates)
+    assert not np.allclose(single_shot.first, running.first)
+    np.testing.assert_array_equal(single_shot.spectrum, running.spectrum)
+
+
 def test_a_search_is_due_when_the_budget_is_touched() -> None:
     run = Run(rules_with(Chosen(4), budget_search_samples=512, max_share=0.3))
     run.learn(9)
