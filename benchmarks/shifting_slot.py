@@ -10,7 +10,7 @@ last eighth. Compared at the same bytes (30 % of all rows at full width):
 - aware: the best of a few fixed widths for the second half, known beforehand.
 
 Results: `*_auc` of each and of the true logits, `*_width_*` of the two slots when the change comes and after the next
-two searches, `searches_until_*`: searches after the change until `after` was wider than `before`, and the goals.
+two searches, `searches_until_wider`: those after the change until `after` was wider than `before` (-1: never), goals.
 """
 
 import argparse
@@ -246,7 +246,11 @@ def main() -> None:
         if name.endswith("_auc"):
             results[f"{name}_spread"] = round(float(np.ptp(values)), 5)
     gap = [one["aware_auc"] - one["continual_auc"] for one in found]
-    results["follows_within_two_searches"] = all(1 <= one["searches_until_wider"] <= 2 for one in found)
+    results["follows_within_two_searches"] = all(
+        one["before_width_two_searches_later"] < one["before_width_at_change"]
+        and one["after_width_two_searches_later"] > one["after_width_at_change"]
+        for one in found
+    )
     results["gap_to_aware"] = round(float(np.mean(gap)), 5)
     results["gap_of_one_shot"] = round(float(np.mean([one["aware_auc"] - one["one_shot_auc"] for one in found])), 5)
     results["recovers_within_0.003"] = bool(np.mean(gap) <= 0.003)
