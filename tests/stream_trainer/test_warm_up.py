@@ -5,10 +5,13 @@ import sys
 import numpy as np
 from numba.core.registry import CPUDispatcher
 
+from dimension_search.heat import HeatBands
 from model_contract.sample_decoding import SampleDecoder
+from stream_trainer.dimension_keeper import DimensionRules
 from stream_trainer.learner import Learner
+from stream_trainer.process import _hurried, make_learner
 from stream_trainer.warm_up import warm_up
-from tests.stream_trainer.samples import SCHEMA, learner, samples
+from tests.stream_trainer.samples import SCHEMA, learner, samples, settings
 
 PACKAGES = ("model_contract", "embedding_table", "feature_admission", "stream_trainer")
 
@@ -39,3 +42,21 @@ def test_it_runs_both_wire_forms_through_scratch_learners_and_leaves_no_compilin
     fresh.learn(fresh.prepare(samples(np.random.default_rng(0), 64), 1), 1)
     fresh.take_cut(base.manifest)
     assert compiled() == before
+
+
+def test_it_goes_through_a_search_and_a_resize_where_the_trainer_will() -> None:
+    made: list[Learner] = []
+    rules = DimensionRules(heat=HeatBands((0.5,)), half_life_samples=1000, max_share=0.3)
+
+    def new_learner() -> Learner:
+        made.append(make_learner(SCHEMA, settings(admission="always"), None, _hurried(rules)))
+        return made[-1]
+
+    warm_up(SCHEMA, SampleDecoder(SCHEMA), new_learner)
+
+    keeper = made[0].dimensions
+    assert keeper is not None
+    assert keeper.last_plan is not None
+    assert keeper.last_plan.changed
+    assert min(use.width for use in made[0].table.block_uses()) < SCHEMA.dim
+    assert _hurried(None) is None
