@@ -37,7 +37,9 @@ def load(data: str) -> dict[str, Any]:
 def table(data: str, results: dict[str, Any]) -> str:
     """Markdown: a row a method, a column a share; AUC, and the spread over seeds in thousandths."""
     shares = sorted({float(name.split("@")[1]) for name in results if "@" in name}, reverse=True)
-    head = f"| {data}, {results['rows']:,} samples | " + " | ".join(f"{share:.4g} of the bytes" for share in shares)
+    head = f"| {data}, {results['rows']:,} samples | " + " | ".join(
+        f"{100 * share:g} % of the bytes" for share in shares
+    )
     lines = [head + " |", "|---" * (len(shares) + 1) + "|"]
     for method, (label, _, _) in _METHODS.items():
         found = [results.get(f"{method}@{share:g}") for share in shares]
@@ -66,6 +68,8 @@ def plot(data: str, results: dict[str, Any], path: Path) -> None:
             linewidth=2 if method.startswith("continual") else 1.2,
             capsize=2,
         )
+    steady = [one["auc_mean"] for name, one in results.items() if name.startswith(("uniform@", "continual"))]
+    axes.set_ylim(bottom=min(steady) - 0.004)  # what falls out of a budget altogether leaves the picture
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
     axes.set_xlabel("MiB of columns and optimizer state, peak after the first search")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from dimflow.local_servers import LocalKafka, LocalRedis
+from stream_trainer.onednn_guard import guard_onednn
 
 # Warnings of third parties about themselves, which their callers cannot help; all others are errors.
 _WARNINGS_OF_OTHERS = (
@@ -20,6 +21,7 @@ _WARNINGS_OF_OTHERS = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    guard_onednn()  # it counts before oneDNN's first use, and any test that needs torch may be that
     for line in _WARNINGS_OF_OTHERS:
         config.addinivalue_line("filterwarnings", line)
 
