@@ -73,14 +73,16 @@ class WindowSums:
         slots: F.
         bands: K.
         dim: D.
+        every: of the lookups of a block, every so many-th goes into the spectrum, whose sums cost D times the others'.
 
     Attributes:
         samples: of the window so far.
     """
 
-    def __init__(self, slots: int, bands: int, dim: int) -> None:
+    def __init__(self, slots: int, bands: int, dim: int, every: int = 1) -> None:
         blocks = slots * bands
         self._shape = (slots, bands, dim)
+        self._every = every
         self.samples = 0
         self._lookups = np.zeros(blocks)
         self._first = np.zeros((blocks, dim))
@@ -110,13 +112,15 @@ class WindowSums:
         borders = np.searchsorted(blocks[order], np.arange(self._lookups.size + 1))
         for block in np.flatnonzero(np.diff(borders)).tolist():
             here = order[borders[block] : borders[block + 1]]
-            e, g = values[here].astype(np.float64), slopes[here].astype(np.float64)  # float32 sums hide a low rank
-            effect = e * g
+            effect = values[here] * slopes[here]
             self._lookups[block] += here.size
-            self._first[block] += effect.sum(axis=0)
-            self._squared[block] += np.square(effect).sum(axis=0)
-            self._values[block] += e.T @ e
-            self._slopes[block] += g.T @ g
+            self._first[block] += effect.sum(axis=0, dtype=np.float64)
+            self._squared[block] += np.einsum("ld,ld->d", effect, effect, dtype=np.float64)
+            some = here[:: self._every]
+            e, g = values[some].astype(np.float64), slopes[some].astype(np.float64)  # float32 sums hide a low rank
+            share = here.size / some.size
+            self._values[block] += share * (e.T @ e)
+            self._slopes[block] += share * (g.T @ g)
 
     def evidence(self, active: NDArray[np.bool_], rows: NDArray[np.int64], counts: Floats) -> BlockEvidence:
         """The evidence of what was added.

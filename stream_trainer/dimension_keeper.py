@@ -33,12 +33,13 @@ from stream_trainer.saliency_pass import LookedUp, SaliencyPass
 from stream_trainer.stream_heat import StreamHeat
 from stream_trainer.train_step import TrainStep
 
-__all__ = ["SLICE_ROWS", "DimensionKeeper", "DimensionRules"]
+__all__ = ["SLICE_ROWS", "SPECTRUM_EVERY", "DimensionKeeper", "DimensionRules"]
 
 logger = logging.getLogger(__name__)
 
 SLICE_ROWS = 20_000
 _SMALLEST_WINDOW = 512
+SPECTRUM_EVERY = 4
 _LOW_MARK = 0.99  # of the budget: giving up rows looks at all of them, so it must not be due after every batch
 _ROW_STATE_BYTES = DimensionBudget(0, 1).row_state_bytes
 _REMEMBERED = ("rows", "counts", "spectrum", "squared")
@@ -88,7 +89,7 @@ class DimensionRules:
     window_samples: int = 8_192
     judge_samples: int = 4_096
     tolerance: float = 0.05
-    memory: float = 0.5
+    memory: float = 0.25
     one_shot: bool = False
 
 
@@ -301,7 +302,7 @@ class DimensionKeeper:
         return "budget" if over else None
 
     def _new_sums(self) -> WindowSums:
-        return WindowSums(self._table.slots, self._table.bands, self._table.dim)
+        return WindowSums(self._table.slots, self._table.bands, self._table.dim, SPECTRUM_EVERY)
 
     def _active(self) -> NDArray[np.bool_]:
         active = np.zeros((self._table.slots, self._table.bands, self._table.dim), np.bool_)

@@ -25,7 +25,7 @@ from stream_trainer.stream_heat import StreamHeat
 
 __all__ = ["LookedUp", "SaliencyPass"]
 
-_MICRO_BATCH = 256
+_MICRO_BATCH = 128
 _SUM = 0
 
 
