@@ -89,7 +89,7 @@ class DimensionRules:
     window_samples: int = 8_192
     judge_samples: int = 4_096
     tolerance: float = 0.05
-    memory: float = 0.25
+    memory: float = 0.5
     one_shot: bool = False
 
 

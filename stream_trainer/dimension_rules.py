@@ -52,6 +52,7 @@ def dimension_rules(settings: TrainerSettings, dim: int) -> DimensionRules | Non
         budget_search_samples=max(1, min(16_384, every)),
         window_samples=settings.search_window_samples,
         judge_samples=settings.search_judge_samples,
+        memory=settings.search_memory,
         tolerance=settings.search_tolerance,
     )
 

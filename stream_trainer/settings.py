@@ -83,6 +83,9 @@ class TrainerSettings:
     )
     search_window_samples: int = setting(8192, "samples that a search looks at", minimum=128)
     search_judge_samples: int = setting(4096, "held-back samples that a plan is judged on", minimum=128)
+    search_memory: float = setting(
+        0.5, "weight of what earlier searches found; 0 follows a stream that turns fastest", minimum=0, maximum=0.99
+    )
     search_tolerance: float = setting(
         0.05, "relative rise of the log-loss on them up to which a plan is applied", minimum=0, maximum=10
     )
