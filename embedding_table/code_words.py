@@ -11,7 +11,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import types
 
-from embedding_table.machine_words import _all_lanes, _in_vectors, _machine_code, _Row, _variable
+from embedding_table.machine_words import RowAccess, all_lanes, in_vectors, machine_code, variable
 
 __all__ = ["ends_of_row", "write_int4", "write_int8"]
 
@@ -53,13 +53,13 @@ class _Bytes:
         self._builder.store(vector, self._pointer(byte, lanes), align=1)
 
 
-@_machine_code
+@machine_code
 def ends_of_row(typing_context: Any, values: Any, start: Any, width: Any) -> Any:
     """(least, greatest, 0 or NaN) of values[start : start + width]; the last is 0 if all of them are finite."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        row = _Row(context, builder, signature.args[0], *arguments[:2])
-        places = [_variable(builder, _VECTOR) for _ in range(3)]
+        row = RowAccess(context, builder, signature.args[0], *arguments[:2])
+        places = [variable(builder, _VECTOR) for _ in range(3)]
         for place, first in zip(places, (_HUGE, -_HUGE, 0.0), strict=True):
             builder.store(_many(first), place)
 
@@ -71,7 +71,7 @@ def ends_of_row(typing_context: Any, values: Any, start: Any, width: Any) -> Any
             builder.store(_chosen(builder, ">", part, high), places[1])
             builder.store(builder.fadd(poison, builder.fmul(part, _many(0.0))), places[2])
 
-        _in_vectors(builder, arguments[2], emit)
+        in_vectors(builder, arguments[2], emit)
         found = [builder.load(place) for place in places]
         for half in (8, 4, 2, 1):
             low, high, poison = found
@@ -105,10 +105,10 @@ def _coder(store: Callable[[Any, _Bytes, Any, int, Any], None]) -> Callable[...,
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             out = _Bytes(context, builder, signature.args[0], *arguments[:2])
-            row = _Row(context, builder, signature.args[2], *arguments[2:4])
+            row = RowAccess(context, builder, signature.args[2], *arguments[2:4])
 
             def emit(element: Any, lanes: int) -> None:
-                bias, inverse, levels = (_all_lanes(builder, lanes, scalar) for scalar in arguments[5:8])
+                bias, inverse, levels = (all_lanes(builder, lanes, scalar) for scalar in arguments[5:8])
                 scaled = builder.fmul(builder.fsub(row.load(element, lanes), bias), inverse)
                 scaled = _chosen(builder, ">", scaled, _many(0.0, lanes))
                 scaled = _chosen(builder, "<", scaled, levels)
@@ -116,13 +116,13 @@ def _coder(store: Callable[[Any, _Bytes, Any, int, Any], None]) -> Callable[...,
                 words = builder.bitcast(rounded, ir.VectorType(_WORD, lanes))
                 store(builder, out, element, lanes, builder.trunc(words, ir.VectorType(_BYTE, lanes)))
 
-            _in_vectors(builder, arguments[4], emit)
+            in_vectors(builder, arguments[4], emit)
             return context.get_dummy_value()
 
         places = (target, types.uint64, values, types.uint64, types.uint64)
         return types.void(*places, types.float32, types.float32, types.float32), generate
 
-    return _machine_code(write_codes)
+    return machine_code(write_codes)
 
 
 def _store_bytes(builder: Any, out: _Bytes, element: Any, lanes: int, codes: Any) -> None:

@@ -16,15 +16,20 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 __all__ = [
+    "RowAccess",
     "add_row",
     "add_rows",
     "add_scaled_row",
     "add_scaled_row_noting_products",
+    "all_lanes",
     "copy_row",
     "fill_row",
+    "in_vectors",
+    "machine_code",
     "prefetch",
     "prefetch_row",
     "sum_of_squares",
+    "variable",
     "weighted_sum_of_rows",
 ]
 
@@ -36,12 +41,12 @@ _FAST = ("reassoc", "contract", "nsz", "arcp")
 _LANE_NUMBER = ir.IntType(32)
 
 
-def _machine_code(function: Callable[..., Any]) -> Callable[..., Any]:
+def machine_code(function: Callable[..., Any]) -> Callable[..., Any]:
     """An intrinsic as kernels see it, without the typing context that numba hands to `function`."""
     return intrinsic(function)
 
 
-class _Row:
+class RowAccess:
     """One array argument with the position its row starts at, while code is generated."""
 
     def __init__(self, context: Any, builder: Any, array_type: Any, array: Any, position: Any) -> None:
@@ -53,13 +58,15 @@ class _Row:
         return self._builder.bitcast(address, ir.VectorType(ir.FloatType(), lanes).as_pointer())
 
     def load(self, element: Any, lanes: int) -> Any:
+        """A vector of floats from `element` on."""
         return self._builder.load(self._pointer(element, lanes), align=4)
 
     def store(self, element: Any, lanes: int, vector: Any) -> None:
+        """Writes a vector of floats from `element` on."""
         self._builder.store(vector, self._pointer(element, lanes), align=4)
 
 
-def _in_vectors(builder: Any, width: Any, emit: Callable[[Any, int], None], widest: int = _LANES) -> None:
+def in_vectors(builder: Any, width: Any, emit: Callable[[Any, int], None], widest: int = _LANES) -> None:
     """Generates `emit(element, lanes)` for the vectors that make up `width` elements, none longer than `widest`."""
     integer = width.type
     whole = builder.and_(width, integer(-widest))
@@ -76,12 +83,14 @@ def _in_vectors(builder: Any, width: Any, emit: Callable[[Any, int], None], wide
             lanes //= 2
 
 
-def _variable(builder: Any, kind: Any) -> Any:
+def variable(builder: Any, kind: Any) -> Any:
+    """The address of a local variable of that type."""
     with builder.goto_entry_block():  # where LLVM turns it into a register
         return builder.alloca(kind)
 
 
-def _all_lanes(builder: Any, lanes: int, scalar: Any) -> Any:
+def all_lanes(builder: Any, lanes: int, scalar: Any) -> Any:
+    """A vector with the scalar in every lane."""
     vector = ir.Constant(ir.VectorType(ir.FloatType(), lanes), ir.Undefined)
     for lane in range(lanes):
         vector = builder.insert_element(vector, scalar, _LANE_NUMBER(lane))
@@ -98,7 +107,7 @@ def _sum_lanes(builder: Any, lanes: int, vector: Any) -> Any:
     return builder.extract_element(vector, _LANE_NUMBER(0))
 
 
-@_machine_code
+@machine_code
 def prefetch(typing_context: Any, array: Any, position: Any) -> Any:
     """Starts loading the cache line that holds `array[position]`."""
 
@@ -118,7 +127,7 @@ def _fetch(builder: Any, address: Any, kept: int) -> None:
     builder.call(function, [place, word(_READ), word(kept), word(_DATA_CACHE)])
 
 
-@_machine_code
+@machine_code
 def prefetch_row(typing_context: Any, array: Any, start: Any, width: Any) -> Any:
     """Starts loading all lines of array[start : start + width] into the second-level cache, from far ahead.
 
@@ -136,76 +145,76 @@ def prefetch_row(typing_context: Any, array: Any, start: Any, width: Any) -> Any
     return types.void(array, types.uint64, types.uint64), generate
 
 
-@_machine_code
+@machine_code
 def fill_row(typing_context: Any, target: Any, at: Any, width: Any, value: Any) -> Any:
     """target[at : at + width] = value."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        row = _Row(context, builder, signature.args[0], *arguments[:2])
+        row = RowAccess(context, builder, signature.args[0], *arguments[:2])
 
         def emit(element: Any, lanes: int) -> None:
-            row.store(element, lanes, _all_lanes(builder, lanes, arguments[3]))
+            row.store(element, lanes, all_lanes(builder, lanes, arguments[3]))
 
-        _in_vectors(builder, arguments[2], emit)
+        in_vectors(builder, arguments[2], emit)
         return context.get_dummy_value()
 
     return types.void(target, types.uint64, types.uint64, types.float32), generate
 
 
-@_machine_code
+@machine_code
 def copy_row(typing_context: Any, target: Any, at: Any, source: Any, start: Any, width: Any) -> Any:
     """target[at : at + width] = source[start : start + width]."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        row = _Row(context, builder, signature.args[0], *arguments[:2])
-        other = _Row(context, builder, signature.args[2], *arguments[2:4])
+        row = RowAccess(context, builder, signature.args[0], *arguments[:2])
+        other = RowAccess(context, builder, signature.args[2], *arguments[2:4])
 
         def emit(element: Any, lanes: int) -> None:
             row.store(element, lanes, other.load(element, lanes))
 
-        _in_vectors(builder, arguments[4], emit)
+        in_vectors(builder, arguments[4], emit)
         return context.get_dummy_value()
 
     return types.void(target, types.uint64, source, types.uint64, types.uint64), generate
 
 
-@_machine_code
+@machine_code
 def add_row(typing_context: Any, target: Any, at: Any, source: Any, start: Any, width: Any) -> Any:
     """target[at : at + width] += source[start : start + width]."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        row = _Row(context, builder, signature.args[0], *arguments[:2])
-        other = _Row(context, builder, signature.args[2], *arguments[2:4])
+        row = RowAccess(context, builder, signature.args[0], *arguments[:2])
+        other = RowAccess(context, builder, signature.args[2], *arguments[2:4])
 
         def emit(element: Any, lanes: int) -> None:
             row.store(element, lanes, builder.fadd(row.load(element, lanes), other.load(element, lanes)))
 
-        _in_vectors(builder, arguments[4], emit)
+        in_vectors(builder, arguments[4], emit)
         return context.get_dummy_value()
 
     return types.void(target, types.uint64, source, types.uint64, types.uint64), generate
 
 
-@_machine_code
+@machine_code
 def add_scaled_row(typing_context: Any, target: Any, at: Any, source: Any, start: Any, width: Any, scale: Any) -> Any:
     """target[at : at + width] += scale * source[start : start + width], each in one rounding where the machine can."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        row = _Row(context, builder, signature.args[0], *arguments[:2])
-        other = _Row(context, builder, signature.args[2], *arguments[2:4])
+        row = RowAccess(context, builder, signature.args[0], *arguments[:2])
+        other = RowAccess(context, builder, signature.args[2], *arguments[2:4])
 
         def emit(element: Any, lanes: int) -> None:
-            factor = _all_lanes(builder, lanes, arguments[5])
+            factor = all_lanes(builder, lanes, arguments[5])
             product = builder.fmul(factor, other.load(element, lanes), flags=_FAST)
             row.store(element, lanes, builder.fadd(row.load(element, lanes), product, flags=_FAST))
 
-        _in_vectors(builder, arguments[4], emit)
+        in_vectors(builder, arguments[4], emit)
         return context.get_dummy_value()
 
     return types.void(target, types.uint64, source, types.uint64, types.uint64, types.float32), generate
 
 
-@_machine_code
+@machine_code
 def add_scaled_row_noting_products(
     typing_context: Any,
     target: Any,
@@ -221,10 +230,10 @@ def add_scaled_row_noting_products(
     """As add_scaled_row; first sums[to : to + width] += p and squares += p * p, p = target * source as they were."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        row = _Row(context, builder, signature.args[0], *arguments[:2])
-        other = _Row(context, builder, signature.args[2], *arguments[2:4])
-        sum_row = _Row(context, builder, signature.args[6], arguments[6], arguments[8])
-        square_row = _Row(context, builder, signature.args[7], arguments[7], arguments[8])
+        row = RowAccess(context, builder, signature.args[0], *arguments[:2])
+        other = RowAccess(context, builder, signature.args[2], *arguments[2:4])
+        sum_row = RowAccess(context, builder, signature.args[6], arguments[6], arguments[8])
+        square_row = RowAccess(context, builder, signature.args[7], arguments[7], arguments[8])
 
         def emit(element: Any, lanes: int) -> None:
             held, added = row.load(element, lanes), other.load(element, lanes)
@@ -232,25 +241,25 @@ def add_scaled_row_noting_products(
             sum_row.store(element, lanes, builder.fadd(sum_row.load(element, lanes), noted))
             square = builder.fmul(noted, noted, flags=_FAST)
             square_row.store(element, lanes, builder.fadd(square_row.load(element, lanes), square, flags=_FAST))
-            product = builder.fmul(_all_lanes(builder, lanes, arguments[5]), added, flags=_FAST)
+            product = builder.fmul(all_lanes(builder, lanes, arguments[5]), added, flags=_FAST)
             row.store(element, lanes, builder.fadd(held, product, flags=_FAST))
 
-        _in_vectors(builder, arguments[4], emit)
+        in_vectors(builder, arguments[4], emit)
         return context.get_dummy_value()
 
     place = types.uint64
     return types.void(target, place, source, place, place, types.float32, sums, squares, place), generate
 
 
-@_machine_code
+@machine_code
 def sum_of_squares(typing_context: Any, source: Any, start: Any, width: Any) -> Any:
     """Sum of source[start : start + width] ** 2, added up by lanes."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        row = _Row(context, builder, signature.args[0], *arguments[:2])
+        row = RowAccess(context, builder, signature.args[0], *arguments[:2])
         vector = ir.VectorType(ir.FloatType(), _LANES)
-        lanes_sum = _variable(builder, vector)
-        rest_sum = _variable(builder, ir.FloatType())
+        lanes_sum = variable(builder, vector)
+        rest_sum = variable(builder, ir.FloatType())
         builder.store(ir.Constant(vector, [0.0] * _LANES), lanes_sum)
         builder.store(ir.FloatType()(0.0), rest_sum)
 
@@ -263,26 +272,26 @@ def sum_of_squares(typing_context: Any, source: Any, start: Any, width: Any) -> 
                 rest = _sum_lanes(builder, lanes, squares)
                 builder.store(builder.fadd(builder.load(rest_sum), rest), rest_sum)
 
-        _in_vectors(builder, arguments[2], emit)
+        in_vectors(builder, arguments[2], emit)
         return builder.fadd(_sum_lanes(builder, _LANES, builder.load(lanes_sum)), builder.load(rest_sum))
 
     return types.float32(source, types.uint64, types.uint64), generate
 
 
-@_machine_code
+@machine_code
 def add_rows(
     typing_context: Any, target: Any, at: Any, width: Any, source: Any, starts: Any, begin: Any, end: Any
 ) -> Any:
     """target[at : at + width] += sum over k in begin .. end of source[starts[k] : starts[k] + width], starts u64."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        target_row = _Row(context, builder, signature.args[0], *arguments[:2])
-        source_row = _Row(context, builder, signature.args[3], arguments[3], arguments[5].type(0))
+        target_row = RowAccess(context, builder, signature.args[0], *arguments[:2])
+        source_row = RowAccess(context, builder, signature.args[3], arguments[3], arguments[5].type(0))
         width, begin, end = arguments[2], arguments[5], arguments[6]
         positions = context.make_array(signature.args[4])(context, builder, arguments[4]).data
 
         def emit(element: Any, lanes: int) -> None:
-            total = _variable(builder, ir.VectorType(ir.FloatType(), lanes))
+            total = variable(builder, ir.VectorType(ir.FloatType(), lanes))
             builder.store(target_row.load(element, lanes), total)
             with cgutils.for_range_slice(builder, begin, end, begin.type(1), begin.type) as (k, _):
                 start = builder.load(builder.gep(positions, [k]))
@@ -290,21 +299,21 @@ def add_rows(
                 builder.store(builder.fadd(builder.load(total), values), total)
             target_row.store(element, lanes, builder.load(total))
 
-        _in_vectors(builder, width, emit, _POOLED_LANES)
+        in_vectors(builder, width, emit, _POOLED_LANES)
         return context.get_dummy_value()
 
     return types.void(target, types.uint64, types.uint64, source, starts, types.uint64, types.uint64), generate
 
 
-@_machine_code
+@machine_code
 def weighted_sum_of_rows(
     typing_context: Any, target: Any, at: Any, width: Any, source: Any, rows: Any, weights: Any, begin: Any, end: Any
 ) -> Any:
     """target[at : at + width] = sum over k in begin .. end of weights[k] * row number rows[k] (i32) of `source`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        target_row = _Row(context, builder, signature.args[0], *arguments[:2])
-        source_row = _Row(context, builder, signature.args[3], arguments[3], arguments[6].type(0))
+        target_row = RowAccess(context, builder, signature.args[0], *arguments[:2])
+        source_row = RowAccess(context, builder, signature.args[3], arguments[3], arguments[6].type(0))
         width, begin, end = arguments[2], arguments[6], arguments[7]
         integer = begin.type
         numbers = context.make_array(signature.args[4])(context, builder, arguments[4]).data
@@ -312,17 +321,17 @@ def weighted_sum_of_rows(
 
         def emit(element: Any, lanes: int) -> None:
             vector = ir.VectorType(ir.FloatType(), lanes)
-            total = _variable(builder, vector)
+            total = variable(builder, vector)
             builder.store(ir.Constant(vector, [0.0] * lanes), total)
             with cgutils.for_range_slice(builder, begin, end, integer(1), integer) as (k, _):
                 number = builder.sext(builder.load(builder.gep(numbers, [k])), integer)
-                factor = _all_lanes(builder, lanes, builder.load(builder.gep(factors, [k])))
+                factor = all_lanes(builder, lanes, builder.load(builder.gep(factors, [k])))
                 values = source_row.load(builder.add(builder.mul(number, width), element), lanes)
                 product = builder.fmul(factor, values, flags=_FAST)
                 builder.store(builder.fadd(builder.load(total), product, flags=_FAST), total)
             target_row.store(element, lanes, builder.load(total))
 
-        _in_vectors(builder, width, emit)
+        in_vectors(builder, width, emit)
         return context.get_dummy_value()
 
     return types.void(target, types.uint64, types.uint64, source, rows, weights, types.uint64, types.uint64), generate

@@ -23,7 +23,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import types
 
-from embedding_table.machine_words import _all_lanes, _in_vectors, _machine_code, _Row, _variable
+from embedding_table.machine_words import RowAccess, all_lanes, in_vectors, machine_code, variable
 
 __all__ = ["BLOCK", "CODED", "CODES", "HALF", "add_unpacked", "as_half", "range_at", "set_half_at", "set_unpacked"]
 
@@ -84,7 +84,7 @@ def _unpacker(*, add: bool) -> Callable[..., Any]:
         bias: Any,
     ) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            row = _Row(context, builder, signature.args[0], *arguments[:2])
+            row = RowAccess(context, builder, signature.args[0], *arguments[:2])
             data = context.make_array(signature.args[2])(context, builder, arguments[2]).data
             base = builder.gep(data, [arguments[3]])
             width, bits = arguments[4:6]
@@ -93,12 +93,12 @@ def _unpacker(*, add: bool) -> Callable[..., Any]:
                 def emit(element: Any, lanes: int, form: int = form, decode: _Decoder = decode) -> None:
                     values = decode(builder, base, element, lanes)
                     if form <= 8:
-                        values = builder.fmul(_all_lanes(builder, lanes, arguments[6]), values)
-                        values = builder.fadd(values, _all_lanes(builder, lanes, arguments[7]))
+                        values = builder.fmul(all_lanes(builder, lanes, arguments[6]), values)
+                        values = builder.fadd(values, all_lanes(builder, lanes, arguments[7]))
                     row.store(element, lanes, builder.fadd(row.load(element, lanes), values) if add else values)
 
                 with builder.if_then(builder.icmp_unsigned("==", bits, bits.type(form))):
-                    _in_vectors(builder, width, emit)
+                    in_vectors(builder, width, emit)
             return context.get_dummy_value()
 
         places = (target, types.uint64, memory, types.uint64, types.uint64, types.uint64)
@@ -108,14 +108,14 @@ def _unpacker(*, add: bool) -> Callable[..., Any]:
         f"target[at : at + width] {'+=' if add else '='} the row that begins at byte `start` of `memory`, its values "
         "in `bits` bits each: 4, 8, 16 or 32. Scale and bias are those of its codes, if it has any."
     )
-    return _machine_code(unpack)
+    return machine_code(unpack)
 
 
 set_unpacked = _unpacker(add=False)
 add_unpacked = _unpacker(add=True)
 
 
-@_machine_code
+@machine_code
 def as_half(typing_context: Any, value: Any) -> Any:
     """A float32 rounded to the nearest binary16, ties to even; infinity from 65520 up."""
 
@@ -125,7 +125,7 @@ def as_half(typing_context: Any, value: Any) -> Any:
     return types.float32(types.float32), generate
 
 
-@_machine_code
+@machine_code
 def range_at(typing_context: Any, memory: Any, at: Any, form: Any, shared: Any, first: Any) -> Any:
     """(scale, bias) of a row whose codes end at byte `at`; what it shares with others begins at shared[first]."""
 
@@ -134,7 +134,7 @@ def range_at(typing_context: Any, memory: Any, at: Any, form: Any, shared: Any, 
         common = context.make_array(signature.args[3])(context, builder, arguments[3]).data
         at, form, first = arguments[1], arguments[2], arguments[4]
         integer = at.type
-        found = [_variable(builder, _FLOAT) for _ in range(2)]
+        found = [variable(builder, _FLOAT) for _ in range(2)]
 
         def when(wanted: int) -> Any:
             return builder.if_then(builder.icmp_unsigned("==", form, integer(wanted)))
@@ -159,7 +159,7 @@ def range_at(typing_context: Any, memory: Any, at: Any, form: Any, shared: Any, 
     return pair(*places), generate
 
 
-@_machine_code
+@machine_code
 def set_half_at(typing_context: Any, memory: Any, position: Any, value: Any) -> Any:
     """Writes a float32, rounded to binary16, to a byte position of a u8 array."""
 

@@ -20,7 +20,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numpy.typing import NDArray
 
-from embedding_table.machine_words import _machine_code, _variable
+from embedding_table.machine_words import machine_code, variable
 from embedding_table.thread_parts import in_parts
 from model_contract.compiled import kernel
 
@@ -87,7 +87,7 @@ class _Lanes:
         return self._builder.select(self._builder.fcmp_ordered(">", other, one), other, one)
 
     def variable(self, vector: Any) -> Any:
-        place = _variable(self._builder, _VECTOR)
+        place = variable(self._builder, _VECTOR)
         self._builder.store(vector, place)
         return place
 
@@ -146,7 +146,7 @@ def _search(builder: Any, lanes: _Lanes) -> tuple[Any, Any]:
     return builder.load(best_low), builder.load(best_high)
 
 
-@_machine_code
+@machine_code
 def _search_lanes(typing_context: Any, columns: Any, width: Any, levels: Any, low: Any, high: Any, at: Any) -> Any:
     """Ranges of the sixteen rows of which `columns` f32 (width * 16) holds column by column, to [at : at + 16]."""
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from llvmlite import binding, ir
 from numba.core import types
-from numba.extending import intrinsic
+
+from embedding_table.machine_words import machine_code
 
 __all__ = [
     "BLOCK",
@@ -68,11 +69,6 @@ _PRODUCT = """
 """
 
 
-def _machine_code(function: Callable[..., Any]) -> Callable[..., Any]:
-    """An intrinsic as kernels see it, without the typing context that numba hands to `function`."""
-    return intrinsic(function)
-
-
 def _assembly(builder: Any, kind: Any, text: str, constraint: str, *arguments: Any) -> Any:
     function = ir.FunctionType(kind, [argument.type for argument in arguments])
     return builder.asm(function, text, constraint, arguments, side_effect=True)
@@ -87,7 +83,7 @@ def _bytes(builder: Any, pointer: Any) -> Any:
     return builder.bitcast(pointer, _BYTES)
 
 
-@_machine_code
+@machine_code
 def configure_tiles(typing_context: Any) -> Any:
     """Makes the eight tiles of this thread usable."""
 
@@ -102,7 +98,7 @@ def configure_tiles(typing_context: Any) -> Any:
     return types.void(), generate
 
 
-@_machine_code
+@machine_code
 def release_tiles(typing_context: Any) -> Any:
     """Empties the tiles, so that they need not be saved when another thread gets the core."""
 
@@ -113,7 +109,7 @@ def release_tiles(typing_context: Any) -> Any:
     return types.void(), generate
 
 
-@_machine_code
+@machine_code
 def multiply_block(
     typing_context: Any, left: Any, at: Any, right: Any, start: Any, steps: Any, target: Any, to: Any, stride: Any
 ) -> Any:
@@ -235,7 +231,7 @@ def _packing_signature(source: Any, target: Any) -> Any:
     return types.void(source, u64, u64, u64, u64, target, u64)
 
 
-@_machine_code
+@machine_code
 def pack_rows(
     typing_context: Any, source: Any, start: Any, stride: Any, rows: Any, columns: Any, target: Any, at: Any
 ) -> Any:
@@ -246,7 +242,7 @@ def pack_rows(
     return _packing_signature(source, target), _packing(_tile_of_rows, 16, 32, False)
 
 
-@_machine_code
+@machine_code
 def pack_rows_turned(
     typing_context: Any, source: Any, start: Any, stride: Any, rows: Any, columns: Any, target: Any, at: Any
 ) -> Any:
@@ -254,7 +250,7 @@ def pack_rows_turned(
     return _packing_signature(source, target), _packing(_tile_of_rows, 16, 32, True)
 
 
-@_machine_code
+@machine_code
 def pack_pairs(
     typing_context: Any, source: Any, start: Any, stride: Any, rows: Any, columns: Any, target: Any, at: Any
 ) -> Any:
@@ -262,7 +258,7 @@ def pack_pairs(
     return _packing_signature(source, target), _packing(_tile_of_pairs, 32, 16, False)
 
 
-@_machine_code
+@machine_code
 def pack_pairs_turned(
     typing_context: Any, source: Any, start: Any, stride: Any, rows: Any, columns: Any, target: Any, at: Any
 ) -> Any:

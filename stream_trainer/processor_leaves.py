@@ -4,15 +4,14 @@ Knows nothing of who asks. Invariant: only on x86-64; elsewhere `cpuid` must not
 Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2A, CPUID.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from llvmlite import binding, ir
 from numba.core import types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from embedding_table.machine_words import machine_code
 from model_contract.compiled import kernel
 
 __all__ = ["cpuid"]
@@ -22,12 +21,7 @@ binding.initialize_native_asmparser()  # numba starts LLVM without; a kernel tha
 _WORD = ir.IntType(32)
 
 
-def _machine_code(function: Callable[..., Any]) -> Callable[..., Any]:
-    """An intrinsic as kernels see it, without the typing context that numba hands to `function`."""
-    return intrinsic(function)
-
-
-@_machine_code
+@machine_code
 def _cpuid(typing_context: Any, leaf: Any, subleaf: Any, registers: Any) -> Any:
     """Writes EAX, EBX, ECX, EDX to registers[0 : 4]."""
 
