@@ -66,7 +66,7 @@ class DimensionPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         planner: name of the method.
-        trigger: what asked for the search: "samples", "budget", "command", ...
+        trigger: what asked for the search: "samples", "time", "budget" or "command".
         created_ms: milliseconds since the epoch.
         samples_trained: samples learned when it was made.
         budget_bytes: what it was to keep to.

@@ -65,6 +65,7 @@ class DimensionRules:
         first_search_samples: samples before the first search.
         search_every_samples: samples between two searches; 0 for never by itself. The first searches follow at twice
             the samples each, by smaller windows: a young table should not learn in columns it will not keep.
+        search_every_s: seconds after a search at which there is another however few samples came; 0 for never so.
         budget_search_samples: samples between two searches that the budget asks for.
         window_samples: samples of the evidence.
         judge_samples: held-back samples that a plan is judged on.
@@ -85,6 +86,7 @@ class DimensionRules:
     drop_cold: bool = True
     first_search_samples: int = 16_384
     search_every_samples: int = 50_000
+    search_every_s: float = 0.0
     budget_search_samples: int = 16_384
     window_samples: int = 8_192
     judge_samples: int = 4_096
@@ -126,6 +128,7 @@ class DimensionKeeper:
         self._pass = SaliencyPass(schema, step.layout)
         self._remembered: BlockEvidence | None = None
         self._last_search = 0
+        self._last_search_s = 0
         self._window = _SMALLEST_WINDOW
         self._done = False
         self._asked: str | None = None
@@ -181,7 +184,7 @@ class DimensionKeeper:
         if batch.rows == 0 or self._accepted is not None or self._table.resizing:
             return
         if self._trigger is None:
-            self._trigger = self._due(samples)
+            self._trigger = self._due(samples, now_s)
             if self._trigger is None:
                 return
             self._sums = self._new_sums()
@@ -223,7 +226,15 @@ class DimensionKeeper:
         arrays: dict[str, NDArray[Any]] = {
             "active": self._active(),
             "progress": np.array(
-                [self._last_search, int(self._done), self.searches, self.refused, int(self.fitted)], np.int64
+                [
+                    self._last_search,
+                    self._last_search_s,
+                    int(self._done),
+                    self.searches,
+                    self.refused,
+                    int(self.fitted),
+                ],
+                np.int64,
             ),
             "marks": self._heat.state(),
         }
@@ -263,7 +274,8 @@ class DimensionKeeper:
         self._heat.restore(arrays["marks"])
         sums = SaliencySums(arrays["running_first"], arrays["running_squared"], float(arrays["running_updates"][0]))
         self._table.restore_saliency(sums)
-        self._last_search, done, self.searches, self.refused, fitted = arrays["progress"].tolist()
+        progress = arrays["progress"].tolist()
+        self._last_search, self._last_search_s, done, self.searches, self.refused, fitted = progress
         self._done, self.fitted = bool(done), bool(fitted)
         if "spectrum" in arrays:
             zero = np.zeros(arrays["rows"].shape)
@@ -286,7 +298,7 @@ class DimensionKeeper:
         hottest = np.full(self._table.slots, self._table.bands - 1, np.int32)
         self._table.move_rows(self._table.missing_handles, hottest)
 
-    def _due(self, samples: int) -> str | None:
+    def _due(self, samples: int, now_s: int) -> str | None:
         if self._asked is not None:
             self._mode, self._asked = self._asked, None
             return COMMAND_TRIGGER
@@ -298,6 +310,8 @@ class DimensionKeeper:
         passed = samples - self._last_search
         if passed >= min(self.rules.search_every_samples, max(self._last_search, self.rules.first_search_samples)):
             return "samples"
+        if self.rules.search_every_s and now_s - self._last_search_s >= self.rules.search_every_s:
+            return "time"
         over = passed >= self.rules.budget_search_samples and self.bytes_planned > self.budget_bytes
         return "budget" if over else None
 
@@ -384,6 +398,7 @@ class DimensionKeeper:
         plan = msgspec.structs.replace(self._plan, verdict=verdict)
         if self._mode != "plan-only":  # not before: a search that a restart cuts short is done again
             self._last_search = plan.samples_trained
+            self._last_search_s = plan.created_ms // 1000
             self.searches += 1
             self._remembered = self._found
         if verdict.decision == "applied":

@@ -49,6 +49,7 @@ def dimension_rules(settings: TrainerSettings, dim: int) -> DimensionRules | Non
         drop_cold=settings.drop_cold_rows,
         first_search_samples=min(50_000, every),
         search_every_samples=every,
+        search_every_s=settings.search_every_s,
         budget_search_samples=max(1, min(16_384, every)),
         window_samples=settings.search_window_samples,
         judge_samples=settings.search_judge_samples,

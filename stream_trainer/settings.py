@@ -81,6 +81,9 @@ class TrainerSettings:
     search_every_samples: int = setting(
         200_000, "samples between two searches; 0 for searches by command only", minimum=0
     )
+    search_every_s: float = setting(
+        0.0, "seconds after which there is a search however few samples came; 0 for samples alone", minimum=0
+    )
     search_window_samples: int = setting(8192, "samples that a search looks at", minimum=128)
     search_judge_samples: int = setting(4096, "held-back samples that a plan is judged on", minimum=128)
     search_memory: float = setting(

@@ -132,6 +132,16 @@ def test_a_search_is_due_by_samples_and_its_window_and_judgement_come_before_lea
     assert min(np.diff(begun)) >= 1024
 
 
+def test_a_search_is_due_by_seconds_where_samples_are_few() -> None:
+    run = Run(rules_with(Chosen(6), search_every_samples=1 << 40, search_every_s=20.0))
+    run.learn(60)  # a second each; the first searches double their distance in samples
+
+    late = [plan for plan in run.plans if plan.trigger == "time"]
+    assert len(late) >= 1
+    begun_s = [plan.created_ms // 1000 for plan in run.plans]
+    assert max(np.diff(begun_s)) <= 20 + 4  # the window and the judgement before come to four seconds
+
+
 def test_running_saliency_is_what_training_gathered() -> None:
     seen: list[BlockEvidence] = []
 
