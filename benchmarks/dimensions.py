@@ -32,13 +32,12 @@ from benchmarks.click_stream import CLICKS, ClickStream, load_clicks
 from benchmarks.overlapped_training import decoded
 from benchmarks.recipe import changed_recipe
 from benchmarks.report import Json, report
-from dimension_search.budget import COLUMN_BYTES, DimensionBudget
+from dimension_search.budget import COLUMN_BYTES, ROW_STATE_BYTES, DimensionBudget, bytes_taken
 from dimension_search.column_pruning import ColumnPruning
 from dimension_search.evidence import BlockEvidence
 from dimension_search.fixed_widths import PowerLaw
 from dimension_search.heat import HeatBands
 from dimension_search.principal import PrincipalPlanner
-from embedding_table.table import EmbeddingTable
 from stream_trainer.dimension_keeper import DimensionRules
 from stream_trainer.learner import Learner
 from stream_trainer.process import make_learner
@@ -50,7 +49,6 @@ ROWS = {"globo": 1_000_000, "movielens": 487_650, "criteo": 80_000}
 METHODS = ("uniform", "magnitude", "mde", "sseds", "continual_slots", "continual_bands")
 SHARES = (1.0, 0.5, 0.25, 0.125, 0.0625)
 DIM, WIDEST = 32, 64
-STATE_BYTES = 4
 _SORT_SAMPLES = 16_384
 _EVERYTHING = 1 << 40
 BANDS = HeatBands((0.03, 0.5))
@@ -93,18 +91,13 @@ def _learn(stream: ClickStream, learner: Learner) -> int:
             learner.tidy(now_s, _EVERYTHING)
         keeper = learner.dimensions
         if keeper is None or (keeper.fitted and not keeper.needs_quiet):
-            peak = max(peak, planned_bytes(learner.table))
+            peak = max(peak, bytes_taken(learner.table.block_uses()))
     return peak
-
-
-def planned_bytes(table: EmbeddingTable) -> int:
-    """Columns and optimizer state of all rows."""
-    return sum(use.rows * (COLUMN_BYTES * use.width + STATE_BYTES) for use in table.block_uses())
 
 
 def rules_of(method: str, share: float, data: str, rows: int) -> DimensionRules:
     """When and how a method searches."""
-    full = int(_final_rows(data, rows).sum() * (COLUMN_BYTES * DIM + STATE_BYTES))
+    full = int(_final_rows(data, rows).sum() * (COLUMN_BYTES * DIM + ROW_STATE_BYTES))
     if method.startswith("continual"):
         bands = BANDS if method == "continual_bands" else HeatBands()
         return DimensionRules(
@@ -130,10 +123,10 @@ def run(method: str, share: float, data: str, rows: int, seed: int, recipe: Reci
     """One run: `auc`, `log_loss`, `bytes`, `memory_bytes`."""
     stream = _stream(data, rows)
     final = _final_rows(data, rows)
-    full = int(final.sum()) * (COLUMN_BYTES * DIM + STATE_BYTES)
+    full = int(final.sum()) * (COLUMN_BYTES * DIM + ROW_STATE_BYTES)
     with threadpool_limits(1, user_api="blas"):
         if method == "uniform":
-            width = max(1, (int(share * full) // int(final.sum()) - STATE_BYTES) // COLUMN_BYTES)
+            width = max(1, (int(share * full) // int(final.sum()) - ROW_STATE_BYTES) // COLUMN_BYTES)
             learner = _learner(stream, width, seed, recipe)
         elif method == "mde":
             learner = _learner(stream, DIM, seed, recipe)
@@ -203,7 +196,7 @@ def main() -> None:
     if options.quick:
         rows, methods, shares, seeds = min(rows, 150_000), ["uniform", "continual_bands"], [0.125], 1
     recipe = changed_recipe(options.set)
-    full = int(_final_rows(options.data, rows).sum()) * (COLUMN_BYTES * DIM + STATE_BYTES)
+    full = int(_final_rows(options.data, rows).sum()) * (COLUMN_BYTES * DIM + ROW_STATE_BYTES)
     results: dict[str, Json] = {"data": options.data, "rows": rows, "full_bytes": full}
     jobs = list(product(methods, shares, range(seeds)))
     with ProcessPoolExecutor(options.jobs) as pool:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from benchmarks.report import Json, report
-from dimension_search.budget import COLUMN_BYTES
+from dimension_search.budget import COLUMN_BYTES, ROW_STATE_BYTES, bytes_taken
 from dimension_search.plan import DimensionPlan
 from dimflow.synthetic_streams import DriftingTeacher, TeacherSlot, best_auc
 from model_contract.arrow_samples import ArrowSampleDecoder, encode_arrow
@@ -37,7 +37,6 @@ from stream_trainer.settings import TrainerSettings
 
 DIM = 16
 SHARE = 0.3
-STATE_BYTES = 4
 SEARCHES = 20
 MEMORY = DimensionRules().memory
 BEFORE, AFTER, USER, DEVICE = range(4)
@@ -125,7 +124,7 @@ def run(stream: ShiftingStream, rules: DimensionRules | None, fixed: list[int] |
         if not found.widths or found.widths[-1][1] != widths:
             found.widths.append((learner.counts.samples, widths))
         if fixed is not None or found.plans:
-            size = sum(use.rows * (COLUMN_BYTES * use.width + STATE_BYTES) for use in uses)
+            size = bytes_taken(uses)
             found.peak_bytes = max(found.peak_bytes, size)
     found.auc = _auc(np.concatenate(logits), np.concatenate(labels))
     return found
@@ -153,8 +152,8 @@ def rules_for(
 
 def aware_widths(ids: int) -> list[list[int]]:
     """Fixed widths for the second half that cost no more than searches may: `before` is as narrow as can be."""
-    total = int(SHARE * 3 * ids * (COLUMN_BYTES * DIM + STATE_BYTES))
-    left = total // (ids + 1) - 3 * STATE_BYTES - COLUMN_BYTES  # bytes a row for the columns of `after` and `user`
+    total = int(SHARE * 3 * ids * (COLUMN_BYTES * DIM + ROW_STATE_BYTES))
+    left = total // (ids + 1) - 3 * ROW_STATE_BYTES - COLUMN_BYTES  # bytes a row for the columns of `after` and `user`
     columns = left // COLUMN_BYTES
     users = (columns // 2 - 1, columns // 2, columns // 2 + 1)
     return [[1, columns - user, user, DIM] for user in users]

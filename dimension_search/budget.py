@@ -4,16 +4,24 @@ Knows no saliency. A row of d columns costs 4 d bytes and its optimizer state; a
 Invariant: every width that a plan gives is 0 or one of `steps`, and at least `least` in a slot's hottest band.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dimension_search.errors import SearchError
+from embedding_table.table_rows import BlockUse
 
-__all__ = ["COLUMN_BYTES", "DimensionBudget"]
+__all__ = ["COLUMN_BYTES", "ROW_STATE_BYTES", "DimensionBudget", "bytes_taken"]
 
 COLUMN_BYTES = 4
+ROW_STATE_BYTES = 4  # row-wise Adagrad: one number a row
+
+
+def bytes_taken(blocks: Iterable[BlockUse]) -> int:
+    """Columns and optimizer state of all rows there are; those without a column have their state."""
+    return sum(block.rows * (COLUMN_BYTES * block.width + ROW_STATE_BYTES) for block in blocks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +43,7 @@ class DimensionBudget:
 
     max_bytes: int
     dim: int
-    row_state_bytes: int = 4
+    row_state_bytes: int = ROW_STATE_BYTES
     floor: int = 1
     steps: tuple[int, ...] = ()
     drop_cold: bool = True

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from dimension_search.budget import COLUMN_BYTES, DimensionBudget
+from dimension_search.budget import COLUMN_BYTES, ROW_STATE_BYTES, DimensionBudget, bytes_taken
 from dimension_search.evidence import BlockEvidence, WindowSums, blend
 from dimension_search.heat import HeatBands
 from dimension_search.plan import Decision, DimensionPlan, Verdict
@@ -41,7 +41,6 @@ SLICE_ROWS = 20_000
 _SMALLEST_WINDOW = 512
 SPECTRUM_EVERY = 4
 _LOW_MARK = 0.99  # of the budget: giving up rows looks at all of them, so it must not be due after every batch
-_ROW_STATE_BYTES = DimensionBudget(0, 1).row_state_bytes
 _REMEMBERED = ("rows", "counts", "spectrum", "squared")
 
 
@@ -150,15 +149,12 @@ class DimensionKeeper:
     @property
     def bytes_planned(self) -> int:
         """What plans count of the table now: columns and optimizer state of all rows."""
-        uses = self._table.block_uses()
-        rows = np.array([use.rows for use in uses], np.int64)
-        widths = np.array([use.width for use in uses], np.int64)
-        return int(DimensionBudget(0, self._table.dim, drop_cold=False, floor=0).bytes_of(rows, widths).sum())
+        return bytes_taken(self._table.block_uses())
 
     @property
     def budget_bytes(self) -> int:
         """What plans must keep to now."""
-        full = self._table.rows * (COLUMN_BYTES * self._table.dim + _ROW_STATE_BYTES)
+        full = self._table.rows * (COLUMN_BYTES * self._table.dim + ROW_STATE_BYTES)
         share = int(self.rules.max_share * full)
         return min(share, self.rules.max_bytes) if self.rules.max_bytes else share
 
@@ -208,9 +204,7 @@ class DimensionKeeper:
             self._table.begin_resize(self._accepted.columns)
             self._accepted = None
         moved = self._table.resize_some(max_rows) if self._table.resizing else 0
-        self._stuck = (
-            self._table.resizing and moved == 0
-        )  # no room for wider rows: they stay as they are until some goes
+        self._stuck = self._table.resizing and moved == 0  # no room for wider rows until others go
         if self.rules.heat.bands > 1 and moved < max_rows:
             moved += self._sort(self._table.changed_rows(), now_s, max_rows - moved)
             rows, self._cursor = self._table.scan_rows(self._cursor, max_rows)
@@ -325,6 +319,16 @@ class DimensionKeeper:
                 active[slot, band, self._table.columns(slot, band)] = True
         return active
 
+    def _widths(self) -> NDArray[np.int64]:
+        """Columns that each block should have, i64 (F, K)."""
+        slots, bands = range(self._table.slots), range(self._table.bands)
+        return np.array([[self._table.columns(slot, band).size for band in bands] for slot in slots], np.int64)
+
+    @property
+    def _consent(self) -> Decision:
+        """What becomes of a plan that nothing speaks against."""
+        return "planned" if self._mode == "plan-only" else "applied"
+
     def _make_plan(self, now_s: int, samples: int) -> None:
         shape = (self._table.slots, self._table.bands)
         rows = self._table.live_rows()
@@ -357,8 +361,7 @@ class DimensionKeeper:
         )
         self._judged = _Judged()
         if not self._plan.changed:
-            only = self._mode == "plan-only"
-            self._end(Verdict(decision="planned" if only else "applied", reason="no column changes"))
+            self._end(Verdict(decision=self._consent, reason="no column changes"))
 
     def _judge(self, batch: PreparedBatch, looked_up: LookedUp) -> None:
         plan, judged = self._plan, self._judged
@@ -378,12 +381,10 @@ class DimensionKeeper:
         before, after = judged.before / judged.weight, judged.after / judged.weight
         rise = after / max(before, 1e-9) - 1
         fits = bool(rise <= self.rules.tolerance)
-        only = self._mode == "plan-only"
         reason = f"log-loss {rise:+.2%} on held-back samples, tolerance {self.rules.tolerance:.2%}"
-        decision: Decision = "refused" if not fits else "planned" if only else "applied"
         self._end(
             Verdict(
-                decision=decision,
+                decision=self._consent if fits else "refused",
                 reason=reason,
                 samples=judged.samples,
                 log_loss_before=round(before, 6),
@@ -423,7 +424,7 @@ class DimensionKeeper:
             return 0
         excess += int((1 - _LOW_MARK) * self.rules.max_bytes)
         rows = self._table.live_rows()
-        costs = COLUMN_BYTES * self._active().sum(axis=2)[rows.slots, rows.bands] + _ROW_STATE_BYTES
+        costs = COLUMN_BYTES * self._widths()[rows.slots, rows.bands] + ROW_STATE_BYTES
         coldest = np.argsort(self._heat.heat(rows.counts, rows.last_seen_s, now_s), kind="stable")
         enough = int(np.searchsorted(np.cumsum(costs[coldest]), excess)) + 1
         return int(self._table.erase(rows.handles[coldest[:enough]]).size)
@@ -433,7 +434,7 @@ class DimensionKeeper:
         bands = self._heat.bands_of(rows.counts, rows.last_seen_s, now_s, rows.bands)
         gone = np.zeros(rows.handles.size, np.bool_)
         if self.rules.drop_cold:
-            widths = self._active().sum(axis=2)
+            widths = self._widths()
             gone = (widths[rows.slots, bands] == 0) & (widths[rows.slots].max(axis=1) > 0)
             self._table.erase(rows.handles[gone])
         moving = np.flatnonzero(~gone & (bands != rows.bands))[:most]

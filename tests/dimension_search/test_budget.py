@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dimension_search.budget import DimensionBudget
+from dimension_search.budget import DimensionBudget, bytes_taken
 from dimension_search.errors import SearchError
+from embedding_table.table_rows import BlockUse
 
 
 def test_a_block_costs_its_columns_and_a_state_for_every_row() -> None:
@@ -50,3 +51,8 @@ def test_an_allowed_width_is_the_widest_step_below(steps: tuple[int, ...], wante
 def test_what_cannot_be_planned_for_is_refused(wrong: dict[str, Any], told: str) -> None:
     with pytest.raises(SearchError, match=told):
         DimensionBudget(**{"max_bytes": 1, "dim": 8} | wrong)
+
+
+def test_what_a_table_takes_counts_the_state_of_rows_without_a_column() -> None:
+    blocks = [BlockUse(0, 0, 8, 10, 65536), BlockUse(0, 1, 0, 3, 65536)]
+    assert bytes_taken(blocks) == 10 * (4 * 8 + 4) + 3 * 4
