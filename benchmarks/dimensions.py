@@ -153,6 +153,7 @@ def _power_law(rows: NDArray[np.int64], max_bytes: int) -> list[NDArray[np.uint1
         squared=zeros,
         magnitude=zeros,
         spectrum=zeros,
+        signal=np.ones(shape),
     )
     chosen = PowerLaw().choose(evidence, DimensionBudget(max_bytes, DIM))
     return [np.flatnonzero(columns).astype(np.uint16) for columns in chosen[:, 0]]

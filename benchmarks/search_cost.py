@@ -25,7 +25,7 @@ from benchmarks.overlapped_training import decoded
 from benchmarks.report import Json, report
 from dimension_search.evidence import WindowSums
 from dimension_search.heat import HeatBands
-from stream_trainer.dimension_keeper import SPECTRUM_EVERY, DimensionRules
+from stream_trainer.dimension_keeper import DimensionRules, spectrum_every
 from stream_trainer.learner import Learner
 from stream_trainer.prepared_batch import PreparedBatch
 from stream_trainer.process import make_learner
@@ -52,7 +52,7 @@ def pass_against_step(stream: ClickStream, dim: int, learned: int) -> dict[str, 
     learner = new_learner(stream, dim, None)
     heat = StreamHeat(HeatBands(), 0)
     saliency = SaliencyPass(learner.schema, learner.step.layout)
-    sums = WindowSums(len(learner.schema.sparse), 1, dim, SPECTRUM_EVERY)
+    sums = WindowSums(len(learner.schema.sparse), 1, dim, spectrum_every(dim))
     batches = decoded(stream)
     now_s = 1
     for decode in islice(batches, learned):

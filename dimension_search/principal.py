@@ -1,10 +1,11 @@
 """Widths by principal saliency per byte: the planner of dimflow.
 
-Knows evidence and a budget, not where they come from. The columns of one slot are alike: pruned one by one by their own
-saliency, all of them stay or all go. What falls is the saliency of *directions*: the k-th singular value of
-C^1/2 H^1/2 (see `evidence`) is the first-order effect of the k-th direction of a block's rows on the loss. So the k-th
-column of a block is worth that much, costs a float in every row of the block, and columns are bought by worth per byte
-until the budget is spent.
+Knows evidence and a budget, not where they come from. The columns of one slot are alike: pruned one by one by their
+own saliency, all of them stay or all go. What falls is the saliency of *directions*: the k-th singular value of C^1/2
+H^1/2 (see `evidence`) is the first-order effect of the k-th direction of a block's rows on the loss. Rows that fit
+chance move the loss as well: what they do counts by the square of the block's `signal`, which is what is left of
+value and derivative when both are shrunk to what is not noise. So the k-th column of a block is worth that much,
+costs a float in every row of the block, and columns are bought by worth per byte until the budget is spent.
 
 Nested bands: a hotter band has at least the columns of a colder one. Where a colder band's column would be the better
 buy, both are bought together at their joint price (pool adjacent violators: Ayer et al. 1955).
@@ -57,10 +58,16 @@ class PrincipalPlanner:
         return "principal"
 
     def worth(self, evidence: BlockEvidence) -> Floats:
-        """See `Planner.worth`; column k of a block stands for its k-th direction."""
-        worth = evidence.spectrum + _LEAST_WORTH * evidence.spectrum.max(initial=0)
-        for slot, band in np.argwhere(evidence.widths < evidence.dim):
-            _continue(worth[slot, band], int(evidence.widths[slot, band]))
+        """See `Planner.worth`; column k of a block stands for its k-th direction.
+
+        Columns bought by the search before have hardly begun to learn: they are worth what the proven ones promise.
+        """
+        worth = evidence.spectrum * evidence.signal[:, :, None] ** 2 + _LEAST_WORTH * evidence.spectrum.max(initial=0)
+        proven = evidence.widths if evidence.proven is None else evidence.proven
+        for slot, band in np.argwhere(proven < evidence.dim):
+            promised = worth[slot, band].copy()
+            _continue(promised, int(proven[slot, band]))
+            worth[slot, band] = np.maximum(worth[slot, band], promised)
         rows = np.maximum(evidence.rows, 1)
         for band in range(evidence.bands - 2, -1, -1):
             share = self.cold_share * rows[:, band] / rows[:, band + 1]

@@ -18,7 +18,14 @@ __all__ = ["fast_kernel", "kernel"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_KERNEL_PACKAGES = ("model_contract", "embedding_table", "feature_admission", "stream_trainer", "serving")
+_KERNEL_PACKAGES = (
+    "model_contract",
+    "embedding_table",
+    "feature_admission",
+    "dimension_search",
+    "stream_trainer",
+    "serving",
+)
 
 
 def _sources_digest(root: Path) -> str:

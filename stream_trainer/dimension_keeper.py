@@ -2,13 +2,15 @@
 
 Knows the table and the step of one learner; no Kafka, Redis or file. Plans come from `dimension_search`, rows are
 changed by the table. A search takes three stages, each on samples just before they are learned, so that none is lost
-and none is judged that the model has seen: a window for evidence, a plan, a window to judge it by.
+and none is judged that the model has seen: a window for evidence, a plan, a window to judge it by. Where a budget costs
+more than the tolerance at once, the next search goes half of the way, so that training can make up for each step.
 
 Invariant: columns change only in `keep`, which runs where no batch is prepared; a call of it moves few enough rows to
 stay short. What is not decided yet when the process ends is searched for anew.
 """
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -33,15 +35,19 @@ from stream_trainer.saliency_pass import LookedUp, SaliencyPass
 from stream_trainer.stream_heat import StreamHeat
 from stream_trainer.train_step import TrainStep
 
-__all__ = ["SLICE_ROWS", "SPECTRUM_EVERY", "DimensionKeeper", "DimensionRules"]
+__all__ = ["SLICE_ROWS", "DimensionKeeper", "DimensionRules", "spectrum_every"]
 
 logger = logging.getLogger(__name__)
 
 SLICE_ROWS = 20_000
 _SMALLEST_WINDOW = 512
-SPECTRUM_EVERY = 4
 _LOW_MARK = 0.99  # of the budget: giving up rows looks at all of them, so it must not be due after every batch
-_REMEMBERED = ("rows", "counts", "spectrum", "squared")
+_REMEMBERED = ("active", "rows", "counts", "spectrum", "squared", "signal")
+
+
+def spectrum_every(dim: int) -> int:
+    """Of how many lookups one goes into the spectrum, so that the pass costs a like share of a step at every D."""
+    return max(4, dim // 8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +64,8 @@ class DimensionRules:
         max_bytes: of all rows' columns and optimizer state; 0 for no limit in bytes.
         max_share: of what all rows would take at the full width.
         headroom: share of the budget that plans leave free for rows to come.
+        start_width: columns of all rows before the first search, 0 for D: what a young table learns in columns that it
+            will not keep is lost, and wide rows learn less from their first samples than narrow ones.
         floor: columns that a slot's hottest band keeps.
         steps: allowed widths, empty for any.
         drop_cold: whether colder bands may be given up; see `DimensionBudget`.
@@ -80,6 +88,7 @@ class DimensionRules:
     max_bytes: int = 0
     max_share: float = 1.0
     headroom: float = 0.05
+    start_width: int = 0
     floor: int = 1
     steps: tuple[int, ...] = ()
     drop_cold: bool = True
@@ -137,6 +146,7 @@ class DimensionKeeper:
         self._plan: DimensionPlan | None = None
         self._found: BlockEvidence | None = None
         self._judged = _Judged()
+        self._aim_bytes = 0
         self._accepted: DimensionPlan | None = None
         self._cursor = 0
         self._heat = StreamHeat(rules.heat, rules.half_life_samples)
@@ -144,6 +154,11 @@ class DimensionKeeper:
         self._restored: NDArray[np.bool_] | None = None
         self.fitted = False
         table.set_birth_bands(np.full(table.slots, rules.heat.birth_band, np.int32))
+        if 0 < rules.start_width < table.dim:
+            narrow = np.arange(rules.start_width, dtype=np.uint16)
+            table.begin_resize([narrow] * (table.slots * table.bands))
+            while table.resize_some(SLICE_ROWS):
+                pass
         self.resume()
 
     @property
@@ -205,12 +220,13 @@ class DimensionKeeper:
             self._accepted = None
         moved = self._table.resize_some(max_rows) if self._table.resizing else 0
         self._stuck = self._table.resizing and moved == 0  # no room for wider rows until others go
+        if (not self._table.resizing or self._stuck) and self._excess_bytes > 0:
+            moved += self._give_up_coldest(now_s)
         if self.rules.heat.bands > 1 and moved < max_rows:
             moved += self._sort(self._table.changed_rows(), now_s, max_rows - moved)
-            rows, self._cursor = self._table.scan_rows(self._cursor, max_rows)
+        if self.rules.heat.bands > 1 and moved < max_rows:
+            rows, self._cursor = self._table.scan_rows(self._cursor, max_rows - moved)
             moved += self._sort(rows, now_s, rows.handles.size)
-        if not self._table.resizing or self._stuck:
-            moved += self._give_up_coldest(now_s)
         if moved:
             self._table.compact(max_rows)
         return moved
@@ -227,13 +243,14 @@ class DimensionKeeper:
                     self.searches,
                     self.refused,
                     int(self.fitted),
+                    self._aim_bytes,
                 ],
                 np.int64,
             ),
             "marks": self._heat.state(),
         }
         if self._remembered is not None:
-            arrays |= {name: getattr(self._remembered, name).copy() for name in _REMEMBERED}
+            arrays |= {"known_" + name: getattr(self._remembered, name).copy() for name in _REMEMBERED}
         sums = self._table.saliency()
         arrays |= {"running_first": sums.first, "running_squared": sums.squared}
         arrays["running_updates"] = np.array([sums.updates])
@@ -269,19 +286,13 @@ class DimensionKeeper:
         sums = SaliencySums(arrays["running_first"], arrays["running_squared"], float(arrays["running_updates"][0]))
         self._table.restore_saliency(sums)
         progress = arrays["progress"].tolist()
-        self._last_search, self._last_search_s, done, self.searches, self.refused, fitted = progress
+        self._last_search, self._last_search_s, done, self.searches, self.refused, fitted, self._aim_bytes = progress
         self._done, self.fitted = bool(done), bool(fitted)
-        if "spectrum" in arrays:
-            zero = np.zeros(arrays["rows"].shape)
+        if "known_spectrum" in arrays:
+            known = {name: arrays["known_" + name] for name in _REMEMBERED}
+            shape = known["spectrum"].shape
             self._remembered = BlockEvidence(
-                active=arrays["active"].astype(bool),
-                rows=arrays["rows"],
-                counts=arrays["counts"],
-                lookups=zero,
-                first=np.zeros_like(arrays["spectrum"]),
-                squared=arrays["squared"],
-                magnitude=np.zeros_like(arrays["spectrum"]),
-                spectrum=arrays["spectrum"],
+                **known, lookups=np.zeros(shape[:2]), first=np.zeros(shape), magnitude=np.zeros(shape)
             )
 
     def resume(self) -> None:
@@ -310,7 +321,7 @@ class DimensionKeeper:
         return "budget" if over else None
 
     def _new_sums(self) -> WindowSums:
-        return WindowSums(self._table.slots, self._table.bands, self._table.dim, SPECTRUM_EVERY)
+        return WindowSums(self._table.slots, self._table.bands, self._table.dim, spectrum_every(self._table.dim))
 
     def _active(self) -> NDArray[np.bool_]:
         active = np.zeros((self._table.slots, self._table.bands, self._table.dim), np.bool_)
@@ -344,7 +355,7 @@ class DimensionKeeper:
             found = replace(found, first=sums.first / updates, squared=sums.squared / updates)
         self._found = blend(found, self._remembered, self.rules.memory)
         budget = DimensionBudget(
-            max_bytes=int((1 - self.rules.headroom) * self.budget_bytes),
+            max_bytes=max(int((1 - self.rules.headroom) * self.budget_bytes), self._aim_bytes),
             dim=self._table.dim,
             floor=self.rules.floor,
             steps=self.rules.steps,
@@ -382,6 +393,8 @@ class DimensionKeeper:
         rise = after / max(before, 1e-9) - 1
         fits = bool(rise <= self.rules.tolerance)
         reason = f"log-loss {rise:+.2%} on held-back samples, tolerance {self.rules.tolerance:.2%}"
+        if self._aim_bytes:
+            reason += f"; a step towards the budget of {self.budget_bytes} bytes, which was too much at once"
         self._end(
             Verdict(
                 decision=self._consent if fits else "refused",
@@ -405,10 +418,15 @@ class DimensionKeeper:
         if verdict.decision == "applied":
             self._done = self.rules.one_shot
             self.fitted = plan.bytes_after <= self.budget_bytes
+            self._aim_bytes = 0
             if plan.changed:
                 self._accepted = plan
         elif verdict.decision == "refused":
             self.refused += 1
+            if (
+                plan.bytes_after < plan.bytes_before
+            ):  # half of the way at the next search, which the budget asks for soon
+                self._aim_bytes = math.isqrt(plan.bytes_before * plan.bytes_after)
         self.last_plan = plan
         self._plan = self._trigger = self._found = None
         level = logging.WARNING if verdict.decision == "refused" else logging.INFO
@@ -419,13 +437,13 @@ class DimensionKeeper:
 
     def _give_up_coldest(self, now_s: int) -> int:
         """Between two plans ids go on coming: where they outgrow the budget, the coldest rows go."""
-        excess = self._excess_bytes
-        if excess <= 0:
-            return 0
-        excess += int((1 - _LOW_MARK) * self.rules.max_bytes)
+        excess = self._excess_bytes + int((1 - _LOW_MARK) * self.rules.max_bytes)
         rows = self._table.live_rows()
         costs = COLUMN_BYTES * self._widths()[rows.slots, rows.bands] + ROW_STATE_BYTES
-        coldest = np.argsort(self._heat.heat(rows.counts, rows.last_seen_s, now_s), kind="stable")
+        heat = self._heat.heat(rows.counts, rows.last_seen_s, now_s)
+        most = min(-(-excess // ROW_STATE_BYTES), rows.handles.size)
+        coldest = np.argpartition(heat, most - 1)[:most] if most < rows.handles.size else np.arange(most)
+        coldest = coldest[np.lexsort((rows.handles[coldest], heat[coldest]))]
         enough = int(np.searchsorted(np.cumsum(costs[coldest]), excess)) + 1
         return int(self._table.erase(rows.handles[coldest[:enough]]).size)
 

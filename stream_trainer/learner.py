@@ -72,6 +72,7 @@ class Learner:
         self._count_half_life_s = count_half_life_s
         self._last_decay_s = 0
         self._decays: list[float] = []
+        self._columns_wait = False
 
     def prepare(self, batch: SampleBatch, now_s: int) -> PreparedBatch:
         """Looks up and admits ids; see `Preparation.prepare`."""
@@ -97,12 +98,17 @@ class Learner:
     def tidy(self, now_s: int, max_rows: int = SLICE_ROWS) -> None:
         """Makes room, moves rows to the bands and columns they should have; no batch may be prepared meanwhile.
 
+        Where rows had to go, columns wait for the next quiet moment, once: either is as long as a pause may be.
+
         Args:
             now_s: seconds since the epoch.
             max_rows: how many rows may change columns, so that it stays short.
         """
-        self.make_room(now_s)
-        if self.dimensions is not None:
+        evicted = self.make_room(now_s)
+        if self.dimensions is None:
+            return
+        self._columns_wait = evicted > 0 and not self._columns_wait
+        if not self._columns_wait:
             self.dimensions.keep(now_s, max_rows)
 
     def make_room(self, now_s: int) -> int:

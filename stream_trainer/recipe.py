@@ -37,7 +37,7 @@ class Recipe:
     sparse_initial_accumulator: float = 0.1
     sparse_decay: float = 0.995
     sparse_eps: float = 1e-8
-    sparse_reference_width: float = 32.0
+    sparse_reference_width: float = 16.0
     dense_rate: float = 0.015
     dense_initial_accumulator: float = 0.0
     dense_eps: float = 1e-8

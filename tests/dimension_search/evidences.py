@@ -65,6 +65,7 @@ def random_evidence(seed: int, slots: int, bands: int, dim: int, *, whole: bool 
         squared=numbers(),
         magnitude=numbers(),
         spectrum=np.where(np.arange(dim) < widths[:, :, None], spectrum, 0.0),
+        signal=np.round(rng.random(shape[:2]), 1),
     )
 
 
@@ -119,6 +120,7 @@ def shaped_evidence(
         squared=seen.copy(),
         magnitude=seen.copy(),
         spectrum=seen,
+        signal=np.ones(size.shape),
     )
 
 

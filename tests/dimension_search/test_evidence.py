@@ -1,5 +1,7 @@
 """Evidence against autograd, and its spectrum against singular values found another way."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -132,18 +134,65 @@ def test_shapes_that_disagree_are_refused() -> None:
             sums.add(1, np.zeros(2, np.int32), np.zeros(values, np.float32), np.zeros(slopes, np.float32))
 
 
+def test_rows_that_fit_chance_have_no_signal_and_rows_that_are_right_are_all_signal() -> None:
+    rng = np.random.default_rng(5)
+    lookups, dim = 20_000, 4
+    contributions = rng.normal(0, 0.25, lookups)  # what a row adds to its sample's logit
+    values = np.full((lookups, dim), 1 / dim, np.float32)
+    for truth, expected in ((contributions, 1.0), (np.zeros(lookups), 0.0), (contributions / 2, 0.5)):
+        labels = rng.random(lookups) < 1 / (1 + np.exp(-truth))
+        error = 1 / (1 + np.exp(-contributions)) - labels
+        slopes = (error * contributions)[:, None] * np.ones(dim)
+        sums = WindowSums(1, 1, dim)
+        sums.add(lookups, np.zeros(lookups, np.int32), values, slopes.astype(np.float32))
+        evidence = sums.evidence(np.ones((1, 1, dim), bool), np.ones((1, 1), int), np.ones((1, 1)))
+
+        assert evidence.signal[0, 0] == pytest.approx(expected, abs=0.15)
+
+
+def test_a_few_unlucky_samples_are_not_called_noise() -> None:
+    sums = WindowSums(1, 1, 2)
+    sums.add(3, np.zeros(3, np.int32), np.ones((3, 2), np.float32), np.full((3, 2), 0.25, np.float32))
+    evidence = sums.evidence(np.ones((1, 1, 2), bool), np.ones((1, 1), int), np.ones((1, 1)))
+
+    assert evidence.signal[0, 0] > 0.5
+
+
 @given(st.integers(0, 2**32 - 1), st.floats(0, 0.99))
 @settings(max_examples=40, deadline=None)
 def test_a_running_mean_lies_between_new_and_old(seed: int, keep: float) -> None:
     old, new = random_evidence(seed, 2, 2, 4, whole=True), random_evidence(seed + 1, 2, 2, 4, whole=True)
     mean = blend(new, old, keep)
     seen = new.lookups > 0
+    kept = (
+        (mean.spectrum - new.spectrum) / np.where(old.spectrum == new.spectrum, np.inf, old.spectrum - new.spectrum)
+    )[seen]
 
     assert blend(new, None, keep) is new
-    assert mean.spectrum[seen] == pytest.approx((1 - keep) * new.spectrum[seen] + keep * old.spectrum[seen])
+    assert blend(replace(new, spectrum=3 * old.spectrum), old, keep).spectrum[seen] == pytest.approx(
+        (3 - 2 * keep) * old.spectrum[seen]
+    )
+    assert (kept >= -1e-9).all()
+    assert (kept <= keep + 1e-9).all()
+    assert (mean.signal <= np.maximum(new.signal, old.signal)).all()
+    assert (mean.signal >= np.minimum(new.signal, old.signal)).all()
+    assert (mean.proven == np.minimum(new.widths, old.widths)).all()
     assert (mean.spectrum[~seen] == old.spectrum[~seen]).all()
     assert (mean.squared[~seen] == old.squared[~seen]).all()
     assert (mean.rows == np.where(new.rows > 0, new.rows, old.rows)).all()
     assert (mean.counts == np.where(new.rows > 0, new.counts, old.counts)).all()
     assert mean.active is new.active
     assert mean.lookups is new.lookups
+
+
+@pytest.mark.parametrize("factor", [0.3, 9.0])
+def test_a_slot_that_matters_otherwise_than_before_is_judged_by_the_new_window_alone(factor: float) -> None:
+    spectrum = np.ones((3, 1, 2))
+    old = replace(random_evidence(0, 3, 1, 2, whole=True), lookups=np.ones((3, 1)), spectrum=spectrum)
+    changed = spectrum * np.array([factor, 1, 1])[:, None, None]
+    mean = blend(replace(old, spectrum=changed), old, 0.5).spectrum
+
+    assert (mean[0] == changed[0]).all()
+    assert (mean[1:] == 1).all()
+    small = spectrum * np.array([1.2, 1, 1])[:, None, None]
+    assert (blend(replace(old, spectrum=small), old, 0.5).spectrum[0] < 1.2).all()

@@ -154,3 +154,21 @@ def test_the_same_worth_in_more_rows_buys_fewer_columns() -> None:
     found = widths(one_band(falling(DIM, 0.85), falling(DIM, 0.85)), [[MANY], [FEW]], 0.2)
 
     assert found[0, 0] < found[1, 0]
+
+
+def test_what_fits_chance_counts_for_nothing_and_what_half_does_for_a_quarter() -> None:
+    evidence = shaped_evidence(np.stack([[falling(6, 0.7)], [falling(6, 0.7)], [falling(6, 0.7)]]), [[10], [10], [10]])
+    evidence = replace(evidence, signal=np.array([[1.0], [0.5], [0.0]]))
+    worth = PrincipalPlanner().worth(evidence)[:, 0]
+
+    assert worth[1] == pytest.approx(worth[0] / 4)
+    assert (worth[2] < 1e-9 * worth[0]).all()
+
+
+def test_columns_too_young_to_have_learned_are_worth_what_the_proven_ones_promise() -> None:
+    spectra = np.array([[[8.0, 4.0, 2.0, 1e-6, 0.0, 0.0]]])
+    young = replace(shaped_evidence(spectra, [[10]], widths=np.array([[4]])), proven=np.array([[3]]))
+    old = replace(young, proven=np.array([[4]]))
+
+    assert PrincipalPlanner().worth(young)[0, 0, 3] == pytest.approx(1.0, rel=0.5)
+    assert PrincipalPlanner().worth(old)[0, 0, 3] == pytest.approx(1e-6, rel=1e-3)

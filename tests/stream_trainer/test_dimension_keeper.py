@@ -1,5 +1,6 @@
 """Widths kept while training goes on: when a search is due, what a plan changes, what holds between, what returns."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import pytest
 from dimension_search.budget import DimensionBudget
 from dimension_search.column_pruning import ColumnPruning
 from dimension_search.evidence import BlockEvidence
+from dimension_search.fixed_widths import UniformWidth
 from dimension_search.heat import HeatBands
 from dimension_search.plan import DimensionPlan
 from embedding_table.table import ABSENT
@@ -246,6 +248,27 @@ def test_a_refused_plan_changes_nothing_and_says_why() -> None:
     assert run.widths() == before == [DIM] * SLOTS
 
 
+def test_a_budget_that_costs_too_much_at_once_is_reached_in_steps() -> None:
+    rules = rules_with(UniformWidth(), max_share=0.3, headroom=0.0, drop_cold=False, tolerance=-1.0)
+    run = Run(rules)
+    while len(run.plans) < 3:
+        run.learn(1)
+    too_far, nearer, nearest = run.plans
+    assert run.widths() == [DIM] * SLOTS
+    assert nearer.budget_bytes == math.isqrt(too_far.bytes_before * too_far.bytes_after)
+    assert too_far.bytes_after < nearer.bytes_after < nearest.bytes_after < nearest.bytes_before
+
+    run.keeper.rules = replace(rules, tolerance=np.inf)
+    while len(run.plans) < 5:
+        run.learn(1)
+    step, whole = (plan.verdict for plan in run.plans[3:])
+    assert step is not None and whole is not None
+    assert (step.decision, whole.decision) == ("applied", "applied")
+    assert "a step towards the budget" in step.reason
+    assert "step" not in whole.reason
+    assert run.plans[4].bytes_after <= run.keeper.budget_bytes < run.plans[3].bytes_after
+
+
 def test_samples_without_weight_judge_nothing() -> None:
     run = Run(rules_with(Chosen(4)))
     run.learn(6)
@@ -450,6 +473,11 @@ def test_restored_from_base_and_deltas_it_goes_on_bit_equal(seed: int) -> None:
     cuts.take()
 
     other = cuts.restored(rules)
+    kept, restored = run.keeper.state(), other.keeper.state()
+    assert kept.keys() == restored.keys()
+    assert run.keeper.searches == 0 or "known_spectrum" in kept
+    for name, array in kept.items():
+        np.testing.assert_array_equal(restored[name], array, err_msg=name)
     assert other.keeper.searches == run.keeper.searches
     assert other.keeper.fitted == run.keeper.fitted
     assert other.widths() == run.widths()
