@@ -69,7 +69,7 @@ def test_the_list_shows_where_why_and_how_it_begins_without_control_characters(t
 
     found = json.loads(say("list", "--json")[1])
     assert [item["source"]["offset"] for item in found] == list(range(8))
-    assert found[0]["value_bytes"] == 110
+    assert found[0]["value_bytes"] == 111
     assert found[7]["value_bytes"] == 5000
     assert found[0]["value_start"].endswith("…")
 

@@ -41,7 +41,7 @@ def test_versions_are_listed_rolled_back_to_and_left_again(model: Any, say: Any)
     code, out, _ = say("versions")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines() if line.startswith(" abc-")] == ["abc-3", "abc-2", "abc-1"]
-    assert "1,234,567   0.5300   0.7500" in out
+    assert "1,234,567 0.5300 0.7500" in " ".join(out.split())
     assert "head abc-4" in out
     assert "twice its level" in out
 
