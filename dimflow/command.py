@@ -1,4 +1,4 @@
-"""The command line: one word each for demo, train, serve, produce, inspect and search.
+"""The command line: one word for each thing it can do, from demo and train to rollback and dlq.
 
 Knows only which word leads where: what a word needs is imported when it is used, so that `dimflow serve` runs without
 torch or Faust and `dimflow produce` without either. Invariant: a refused setting or argument ends with exit code 2 and
@@ -9,7 +9,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from model_contract.errors import DimflowError, SchemaError
 from model_contract.process_settings import SettingError, add_setting_arguments, arguments_of, read_settings
@@ -32,9 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"dimflow {word}: {error}\n")
         return _BAD_SETTING
     except ModuleNotFoundError as error:
-        extra = {"train": "trainer", "serve": "serving", "produce": "trainer", "search": "trainer"}.get(
-            word, "trainer,serving,local"
-        )
+        extra = _EXTRAS.get(word, "trainer,serving,local")
         sys.stderr.write(f"dimflow {word}: {error}; install it with: pip install 'dimflow[{extra}]'\n")
         return _MISSING_EXTRA
     except DimflowError as error:
@@ -133,6 +131,45 @@ def _demo(args: argparse.Namespace) -> int:
     return run_demo(args)
 
 
+def _declare_versions(word: str) -> Callable[[argparse.ArgumentParser], None]:
+    def declare(parser: argparse.ArgumentParser) -> None:
+        from dimflow.version_commands import add_version_arguments
+
+        add_version_arguments(parser, word)
+
+    return declare
+
+
+def _versions(args: argparse.Namespace) -> int:
+    from dimflow.version_commands import run_version_command
+
+    return run_version_command(args)
+
+
+def _declare_dlq(parser: argparse.ArgumentParser) -> None:
+    from dimflow.dlq_command import add_dlq_arguments
+
+    add_dlq_arguments(parser)
+
+
+def _dlq(args: argparse.Namespace) -> int:
+    from dimflow.dlq_command import run_dlq
+
+    return run_dlq(args)
+
+
+_EXTRAS = {
+    "train": "trainer",
+    "serve": "serving",
+    "produce": "trainer",
+    "search": "trainer",
+    "dlq": "trainer",
+    "versions": "trainer,serving",
+    "rollback": "trainer,serving",
+    "pin": "trainer,serving",
+    "unpin": "trainer,serving",
+}
+
 _WORDS = (
     ("demo", "Start Kafka, Redis, trainer and server, stream samples through them and watch", _declare_demo, _demo),
     ("train", "Learn from a Kafka topic and publish increments to Redis", _declare_train, _train),
@@ -140,4 +177,9 @@ _WORDS = (
     ("produce", "Send a Parquet or CSV file or a synthetic stream to Kafka", _declare_produce, _produce),
     ("inspect", "Look at a state folder, its plans, a model file or what Redis holds", _declare_inspect, _inspect),
     ("search", "Ask a running trainer for a dimension search", _declare_search, _search),
+    ("versions", "List the versions in Redis that can be served", _declare_versions("versions"), _versions),
+    ("rollback", "Make all servers serve an earlier version and stay there", _declare_versions("rollback"), _versions),
+    ("pin", "Make all servers stay at a version, by default the newest base", _declare_versions("pin"), _versions),
+    ("unpin", "Let all servers follow the trainer again", _declare_versions("unpin"), _versions),
+    ("dlq", "List dead letters, or send them to the topic again", _declare_dlq, _dlq),
 )

@@ -5,6 +5,7 @@ DimflowError                      (model_contract.errors)
     ├── StreamSettingError        a synthetic stream was asked for with values that cannot work (also a ValueError)
     ├── SampleFileError           a file of samples that cannot be read as the model's samples
     ├── ProduceError              samples that Kafka did not take
+    ├── DeadLetterError           dead letters that cannot be read, or were not all sent again
     ├── PlotError                 plans that cannot be drawn, or a picture that cannot be written
     ├── SearchUnanswered          a search was asked for and no plan came in time
     ├── DemoFailed                the demo's trainer or server ended, or its loop did not come to its end
@@ -18,6 +19,7 @@ from model_contract.errors import DimflowError
 
 __all__ = [
     "CommandError",
+    "DeadLetterError",
     "DemoFailed",
     "LocalServerError",
     "PlotError",
@@ -49,6 +51,10 @@ class DemoFailed(CommandError):
 
 class ProduceError(CommandError):
     """Samples that Kafka did not take; the message says how many were acknowledged before."""
+
+
+class DeadLetterError(CommandError):
+    """Dead letters that cannot be read, or were not all sent again; the message says how many were."""
 
 
 class PlotError(CommandError):

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,7 +17,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from dimflow.model_files import read_model_file, read_text
+from dimflow.kafka_options import add_client_arguments, client_options
+from dimflow.model_files import read_model_file
 from dimflow.sample_columns import FileColumns
 from dimflow.sample_feed import FeedPace, FeedReport, feed_samples
 from dimflow.sample_files import read_samples, schema_of_names
@@ -69,11 +69,7 @@ def add_produce_arguments(parser: argparse.ArgumentParser) -> None:
     target.add_argument("--format", choices=("arrow", "json"), default="arrow", help="default: %(default)s")
     target.add_argument("--rows-per-message", type=_count, default=4096, metavar="N", help="Arrow only")
     target.add_argument("--rate", type=float, metavar="N", help="samples a second; default: as fast as it goes")
-    target.add_argument("--connect-timeout-s", type=float, default=30.0, metavar="S", help="default: %(default)s")
-    target.add_argument("--security-protocol", choices=("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"))
-    target.add_argument("--sasl-username", metavar="NAME", help="user of SASL/PLAIN")
-    target.add_argument("--sasl-password-file", type=Path, metavar="FILE", help="file that holds the password alone")
-    target.add_argument("--ssl-cafile", type=Path, metavar="FILE", help="certificates to trust")
+    add_client_arguments(target)
     parser.add_argument("--json", action="store_true", help="no progress bar; the figures as one line of JSON")
 
 
@@ -96,7 +92,7 @@ def run_produce(args: argparse.Namespace) -> int:
         rows_per_message=args.rows_per_message,
         create_partitions=args.partitions,
         connect_timeout_s=args.connect_timeout_s,
-        client_options=_client_options(args),
+        client_options=client_options(args),
     ) as producer:
         pace = FeedPace(rate=args.rate)
         if args.json:
@@ -170,25 +166,6 @@ def _schema(args: argparse.Namespace) -> ModelSchema:
         name = "--model-file"
         raise SettingError(name, str(args.model_file), "no --sparse, --dense or --multi beside it")
     return read_model_file(args.model_file)
-
-
-def _client_options(args: argparse.Namespace) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    if args.security_protocol is not None:
-        options["security_protocol"] = args.security_protocol
-    if args.ssl_cafile is not None:
-        options["ssl_cafile"] = str(args.ssl_cafile)
-    if args.sasl_username is not None:
-        if args.sasl_password_file is None:
-            name = "--sasl-password-file"
-            raise SettingError(name, "nothing", "the file with the password of --sasl-username")
-        password = read_text("--sasl-password-file", args.sasl_password_file).strip()
-        options |= {
-            "sasl_mechanism": "PLAIN",
-            "sasl_plain_username": args.sasl_username,
-            "sasl_plain_password": password,
-        }
-    return options
 
 
 def _figures(report: FeedReport, source: _Source, as_json: bool) -> str:

@@ -1,9 +1,9 @@
 """Samples into a Kafka topic, every one acknowledged by all replicas or an error that says how many were not.
 
-The only module here that imports the Kafka client of the producing side; knows no file, no model and no terminal.
-Invariant: after `flush` (and so after a `with` block that ends well) each sample handed to `send` is in the topic
-exactly once (the client's idempotent mode), or `ProduceError` was raised. The client itself buffers without limit, so
-`send` waits while more than `max_in_flight_bytes` are unacknowledged.
+Together with `dead_letter_topic` the only module here that imports a Kafka client; knows no file, no model and no
+terminal. Invariant: after `flush` (and so after a `with` block that ends well) each sample handed to `send` is in the
+topic exactly once (the client's idempotent mode), or `ProduceError` was raised. The client itself buffers without
+limit, so `send` waits while more than `max_in_flight_bytes` are unacknowledged.
 
 Rows go round-robin over the partitions in short runs, so that a reader of all of them sees nearly the order sent.
 """
@@ -24,7 +24,7 @@ from dimflow.errors import ProduceError
 from dimflow.sample_encoding import ArrowEncoder, JsonEncoder, SampleEncoder
 from model_contract.schema import ModelSchema
 
-__all__ = ["ProduceProgress", "SampleProducer"]
+__all__ = ["ProduceProgress", "SampleProducer", "broker_addresses", "open_client"]
 
 _RUN_ROWS = 512  # rows that follow each other in one partition, so that the client fills its batches
 _WAIT_S = 0.001
@@ -102,7 +102,7 @@ class SampleProducer:
             "delivery_timeout_ms": int(delivery_timeout_s * 1000),
             "metrics_enabled": False,
         }
-        connection = {"bootstrap_servers": _addresses(brokers), "bootstrap_timeout_ms": timeout_ms}
+        connection = {"bootstrap_servers": broker_addresses(brokers), "bootstrap_timeout_ms": timeout_ms}
         connection |= dict(client_options or {})
         try:
             if create_partitions is not None:
@@ -225,8 +225,12 @@ class SampleProducer:
                 self._disconnect()
 
 
-def _addresses(brokers: str) -> list[str]:
-    """The brokers' addresses, checked here since the client leaves sockets open when it meets a bad one."""
+def broker_addresses(brokers: str) -> list[str]:
+    """The brokers' addresses, checked here since the client leaves sockets open when it meets a bad one.
+
+    Raises:
+        ProduceError: one is no `host:port`.
+    """
     addresses = [address.strip() for address in brokers.split(",")]
     for address in addresses:
         host, _, port = address.rpartition(":")
@@ -237,7 +241,7 @@ def _addresses(brokers: str) -> list[str]:
 
 
 def _create_topic(connection: Mapping[str, Any], topic: str, partitions: int) -> None:
-    admin = _opened(KafkaAdminClient, connection)
+    admin = open_client(KafkaAdminClient, connection)
     try:
         admin.create_topics([NewTopic(topic, num_partitions=partitions)])
     except TopicAlreadyExistsError:
@@ -248,7 +252,7 @@ def _create_topic(connection: Mapping[str, Any], topic: str, partitions: int) ->
 
 def _connected(settings: Mapping[str, Any], topic: str) -> tuple[Any, list[int]]:
     """A client that knows the topic, and the topic's partitions."""
-    client = _opened(KafkaProducer, settings)
+    client = open_client(KafkaProducer, settings)
     try:
         return client, sorted(client.partitions_for(topic))
     except KafkaError:
@@ -256,7 +260,7 @@ def _connected(settings: Mapping[str, Any], topic: str) -> tuple[Any, list[int]]
         raise
 
 
-def _opened(kind: Any, settings: Mapping[str, Any]) -> Any:
+def open_client(kind: Any, settings: Mapping[str, Any]) -> Any:
     """A client of this kind; where it cannot be made, the sockets are closed that its constructor leaves open."""
     connections: list[Any] = []
 

@@ -3,9 +3,10 @@
 Knows no client: publisher and subscriber issue the commands. Invariant: all keys of a model share one hash tag, so a
 script may touch several of them in a cluster, and no two models share a key.
 
-    dimflow:{model}:head                                  hash, fields HEAD_FIELDS
+    dimflow:{model}:head                                  hash, fields HEAD_FIELDS and those of `published_versions`
     dimflow:{model}:increments:<lineage>                  stream, entry id "<sequence>-0", field "data"
     dimflow:{model}:base:<lineage>:<base_sequence>:<i>    string, the i-th chunk of the base's bytes
+    dimflow:{model}:versions                              hash, version name -> JSON of the base that is stored whole
 """
 
 import re
@@ -70,6 +71,11 @@ class RedisKeys:
     def head(self) -> str:
         """Hash that says which lineage, sequence and base are current."""
         return f"{self.prefix}head"
+
+    @property
+    def versions(self) -> str:
+        """Hash that lists the bases that are stored whole."""
+        return f"{self.prefix}versions"
 
     def increments(self, lineage: str) -> str:
         """Capped stream of the lineage's increments."""

@@ -24,6 +24,8 @@ from serving.prediction_endpoint import PredictionEndpoint
 from serving.problem import problem_document, problem_headers, send_problem
 from serving.replica import Replica
 from serving.settings import ServingSettings
+from serving.version_endpoints import add_version_paths
+from serving.version_pins import VersionPins
 
 __all__ = ["ServingApp", "create_app"]
 
@@ -68,6 +70,7 @@ def create_app(
     replica: Replica,
     metrics: ServingMetrics,
     healthy: Callable[[], bool],
+    pins: VersionPins,
 ) -> ServingApp:
     """Puts the application together.
 
@@ -80,6 +83,7 @@ def create_app(
         replica: says whether there is a model.
         metrics: page of `/metrics`.
         healthy: whether the process does its work; `/healthz` asks.
+        pins: of the versions in Redis; on the paths only where the settings have an API key.
     """
     app = ServingApp(
         predict,
@@ -90,6 +94,8 @@ def create_app(
     )
     _add_probes(app, feed_log, replica, healthy)
     _add_reports(app, reporter, metrics)
+    if settings.api_key:
+        add_version_paths(app, pins, settings.api_key)
     app.add_exception_handler(HTTPException, _framework_problem)
     app.add_exception_handler(HttpProblem, _own_problem)
     app.add_exception_handler(Exception, _unexpected)

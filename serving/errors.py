@@ -5,6 +5,8 @@ model_contract.errors.DimflowError
     ├── IncrementRefused       an increment or base that must not touch this replica; carries a short reason
     ├── ModelNotLoaded         no base has been loaded yet, so there is nothing to answer from (HTTP 503)
     ├── ReplicaBusy            a version is being exchanged this very moment and the caller chose not to wait
+    ├── VersionRefused         a version that cannot be pinned; the message lists those that can (HTTP 422)
+    ├── VersionsUnavailable    Redis does not answer, or holds nothing of the model (HTTP 503)
     ├── ClientGone             the client went away before its request was whole; nobody is left to answer
     └── HttpProblem            a request that is answered with a problem document; carries its status
 
@@ -23,6 +25,8 @@ __all__ = [
     "RefusalReason",
     "ReplicaBusy",
     "ServingError",
+    "VersionRefused",
+    "VersionsUnavailable",
 ]
 
 
@@ -75,6 +79,14 @@ class ModelNotLoaded(ServingError):
 
 class ReplicaBusy(ServingError):
     """A version is being exchanged and the caller chose not to wait for it."""
+
+
+class VersionRefused(ServingError):
+    """A version that cannot be pinned: not stored, or not whole; the message lists those that can be."""
+
+
+class VersionsUnavailable(ServingError):
+    """Redis does not answer, or holds nothing of the model, so that nothing can be pinned or listed."""
 
 
 class ClientGone(ServingError):

@@ -8,6 +8,8 @@ import threading
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
+from model_contract.published_versions import Hold, Pin
+
 __all__ = ["FeedLog", "FeedState", "Refusal"]
 
 _KEPT_REFUSALS = 20
@@ -43,6 +45,8 @@ class FeedState:
         reconnects: times that Redis answered again after it had not.
         refused: refusals by reason.
         refusals: the last ones, newest first.
+        pin: the version that this server was told to stay at, None where it follows the trainer.
+        hold: why the trainer publishes nothing, None where it does.
     """
 
     connected: bool
@@ -53,6 +57,8 @@ class FeedState:
     reconnects: int
     refused: dict[str, int] = field(default_factory=dict)
     refusals: tuple[Refusal, ...] = ()
+    pin: Pin | None = None
+    hold: Hold | None = None
 
 
 class FeedLog:
@@ -66,6 +72,8 @@ class FeedLog:
         self._counts: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
         self._refusals: deque[Refusal] = deque(maxlen=_KEPT_REFUSALS)
+        self._pin: Pin | None = None
+        self._hold: Hold | None = None
 
     def connected(self) -> None:
         """Redis answered."""
@@ -81,6 +89,11 @@ class FeedLog:
             self._lost = True
             self._waiting_for = f"Redis: {why}"
             return news
+
+    def noted(self, pin: Pin | None, hold: Hold | None) -> None:
+        """What stands beside the head now."""
+        with self._lock:
+            self._pin, self._hold = pin, hold
 
     def waiting(self, for_what: str) -> None:
         """Names what is missing; "" when nothing is."""
@@ -124,4 +137,6 @@ class FeedLog:
                 reconnects=self._counts["reconnects"],
                 refused=dict(self._refused),
                 refusals=tuple(self._refusals),
+                pin=self._pin,
+                hold=self._hold,
             )

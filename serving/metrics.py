@@ -114,6 +114,10 @@ class _StateCollector(Collector):
     def _feed(self) -> Iterator[Metric]:
         state = self._feed_log.state
         yield _gauge("redis_up", "1 while Redis answers", float(state.connected))
+        yield _gauge(
+            "pinned", "1 while a pinned version is served and nothing is applied", float(state.pin is not None)
+        )
+        yield _gauge("held_back", "1 while the trainer's gate holds everything back", float(state.hold is not None))
         yield _counter("redis_reconnects", "Times Redis answered again", state.reconnects)
         yield _counter("increments_applied", "Increments applied", state.applied)
         yield _counter("increments_duplicate", "Increments skipped, applied before", state.duplicates)

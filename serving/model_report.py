@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
+from model_contract.published_versions import Hold
 from model_contract.schema import ModelSchema
 from serving.feed_log import FeedLog, FeedState
 from serving.freshness import FreshnessMeter
@@ -69,6 +70,25 @@ class FeedReport:
 
 
 @dataclass(frozen=True, slots=True)
+class PinReport:
+    """The version that this server stays at: which, who said so, and since when."""
+
+    version: str
+    by: str
+    since_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class HoldReport:
+    """Why the trainer publishes nothing: its quality gate's reason, and the first cut that was held back."""
+
+    reason: str
+    detail: str
+    since_ms: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelReport:
     """The model that answers."""
 
@@ -83,6 +103,8 @@ class ModelReport:
     age_ms: int | None
     newest_sample_age_ms: int | None
     samples_trained: int | None
+    pinned: PinReport | None
+    held_back: HoldReport | None
     rows: int
     bytes: BytesReport
     freshness: FreshnessReport
@@ -119,6 +141,7 @@ class ModelReporter:
         now_ms = self._now_ms()
         version = self._replica.version
         footprint = self._replica.footprint
+        feed = self._feed_log.state
         return ModelReport(
             name=self._schema.name,
             fingerprint=self._schema.fingerprint,
@@ -131,12 +154,14 @@ class ModelReporter:
             age_ms=_of(version, lambda v: max(now_ms - v.created_ms, 0)),
             newest_sample_age_ms=_sample_age_ms(version, now_ms),
             samples_trained=_of(version, lambda v: v.samples_trained),
+            pinned=None if feed.pin is None else PinReport(feed.pin.base.version, feed.pin.by, feed.pin.since_ms),
+            held_back=_hold(feed.hold),
             rows=footprint.rows,
             bytes=_bytes(footprint),
             freshness=FreshnessReport(
                 DelayReport(*self._freshness.overall()), DelayReport(*self._freshness.last_minute(now_ms))
             ),
-            feed=_feed(self._feed_log.state),
+            feed=_feed(feed),
         )
 
 
@@ -152,6 +177,10 @@ def _sample_age_ms(version: ModelVersion | None, now_ms: int) -> int | None:
 
 def _bytes(footprint: Footprint) -> BytesReport:
     return BytesReport(footprint.row_bytes, footprint.index_bytes, footprint.dense_bytes, footprint.total_bytes)
+
+
+def _hold(hold: Hold | None) -> HoldReport | None:
+    return None if hold is None else HoldReport(hold.reason, hold.detail, hold.since_ms, hold.sequence)
 
 
 def _feed(state: FeedState) -> FeedReport:

@@ -42,6 +42,8 @@ def problem_headers(problem: HttpProblem, length: int) -> list[tuple[bytes, byte
     ]
     if problem.retry_after_s is not None:
         headers.append((b"retry-after", str(problem.retry_after_s).encode()))
+    if problem.status == HTTPStatus.UNAUTHORIZED:
+        headers.append((b"www-authenticate", b"Bearer"))
     if problem.allow is not None:
         headers.append((b"allow", problem.allow.encode()))
     return headers

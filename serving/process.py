@@ -36,6 +36,7 @@ from serving.prediction_endpoint import PredictionEndpoint
 from serving.replica import Replica
 from serving.settings import PREFIX, ServingSettings
 from serving.subscriber import Subscriber
+from serving.version_pins import VersionPins
 
 __all__ = ["HttpServer", "ServingParts", "assemble", "listen", "serve"]
 
@@ -61,6 +62,7 @@ class ServingParts:
     subscriber: Subscriber
     endpoint: PredictionEndpoint
     app: ServingApp
+    pins: VersionPins
 
 
 def assemble(settings: ServingSettings, clock_ms: Callable[[], int] = now_ms) -> ServingParts:
@@ -88,8 +90,25 @@ def assemble(settings: ServingSettings, clock_ms: Callable[[], int] = now_ms) ->
     decoder = PredictionRequestDecoder(schema, settings.max_instances, settings.max_values, settings.max_body_bytes)
     endpoint = PredictionEndpoint(settings, schema.name, decoder, replica, metrics, clock_ms)
     reporter = ModelReporter(schema, replica, feed_log, freshness, clock_ms)
-    app = create_app(settings, schema, endpoint, reporter, feed_log, replica, metrics, healthy=lambda: subscriber.alive)
-    return ServingParts(schema, replica, feed_log, intake, subscriber, endpoint, app)
+    pins = VersionPins(
+        settings.redis,
+        schema.name,
+        password=settings.redis_password,
+        timeout_s=settings.redis_timeout_s,
+        now_ms=clock_ms,
+    )
+    app = create_app(
+        settings,
+        schema,
+        endpoint,
+        reporter,
+        feed_log,
+        replica,
+        metrics,
+        healthy=lambda: subscriber.alive,
+        pins=pins,
+    )
+    return ServingParts(schema, replica, feed_log, intake, subscriber, endpoint, app, pins)
 
 
 class HttpServer(uvicorn.Server):
@@ -162,6 +181,7 @@ def serve(settings: ServingSettings) -> int:
         finally:
             stopped = parts.subscriber.stop(settings.stop_timeout_s)
             parts.endpoint.close()
+            parts.pins.close()
     if not stopped:
         _log.error("the subscriber did not end within %s s", settings.stop_timeout_s)
         return 1

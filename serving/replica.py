@@ -27,6 +27,7 @@ from model_contract.dense_transform import transform_dense
 from model_contract.dlrm_forward import DenseNetwork
 from model_contract.errors import SchemaError
 from model_contract.increment import DenseTensor, Increment
+from model_contract.published_versions import version_name
 from model_contract.samples import SampleBatch
 from model_contract.schema import ModelSchema
 from serving.errors import IncrementRefused, ModelNotLoaded, RefusalReason, ReplicaBusy
@@ -71,7 +72,7 @@ class ModelVersion:
     @property
     def name(self) -> str:
         """What an answer calls it: lineage and sequence, which together mean one state for good."""
-        return f"{self.lineage}-{self.sequence}"
+        return version_name(self.lineage, self.sequence)
 
 
 class Scores(NamedTuple):

@@ -34,6 +34,10 @@ class ServingSettings:
     max_increment_bytes: int = setting(512 << 20, "bytes of one increment", minimum=1 << 10)
     max_base_bytes: int = setting(16 << 30, "bytes of one base", minimum=1 << 10)
 
+    api_key: str = setting(
+        "", "key that /versions, /rollback, /pin and /unpin ask for; without one they are not there", secret=True
+    )
+
     max_body_bytes: int = setting(1 << 20, "bytes of a request's body", minimum=1 << 10, maximum=1 << 30)
     max_buffered_bytes: int = setting(128 << 20, "bytes of all bodies held at one time", minimum=1 << 10)
     max_head_bytes: int = setting(16 << 10, "bytes of a request's line and headers", minimum=1 << 10, maximum=1 << 20)

@@ -3,7 +3,8 @@
 Knows how to read Redis and nothing of what the bytes mean: `intake` judges them. The only module here that touches
 Redis. Invariant: whatever Redis does, the replica goes on answering; every failure is noted, and tried again with a
 growing pause. After a refusal it goes on reading, looks again at the entry that should come next, and takes the head's
-base as soon as that one holds what is missing.
+base as soon as that one holds what is missing. While a pin stands beside the head, the pinned base is served and
+nothing is applied; a pin is over when Redis says so, not when Redis was emptied.
 """
 
 import logging
@@ -16,8 +17,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from model_contract.errors import SchemaError
+from model_contract.errors import BadHeader, SchemaError
 from model_contract.process_settings import SettingError, mask_url
+from model_contract.published_versions import HOLD_FIELD, PIN_DETAILS_FIELD, PIN_FIELD, Hold, Pin, parse_note
 from model_contract.redis_keys import HEAD_FIELDS, INCREMENT_FIELD, RedisKeys, entry_id
 from serving.errors import RefusalReason
 from serving.feed_log import FeedLog
@@ -59,6 +61,7 @@ class Subscriber:
         self._pause_s = _FIRST_PAUSE_S
         self._stream = ""
         self._cursor = "0-0"
+        self._pin: Pin | None = None
 
     @property
     def alive(self) -> bool:
@@ -93,6 +96,9 @@ class Subscriber:
         """One look at the head and one read of the stream; waits `poll_ms` at most for something new."""
         head = self._read_head()
         self._feed_log.connected()
+        if self._pin is not None:
+            self._stay_at(self._pin)
+            return
         if head is None or not self._intake.check_head(head):
             self._pause()
             return
@@ -101,6 +107,26 @@ class Subscriber:
             return
         self._pause_s = _FIRST_PAUSE_S
         self._read_increments(head)
+
+    def _stay_at(self, pin: Pin) -> None:
+        """Serves the pinned base and applies nothing; waits `poll_ms` for another word."""
+        base, version = pin.base, self._intake.version
+        if version is None or version.name != base.version:
+            head = Head(
+                lineage=base.lineage,
+                epoch=base.epoch,
+                sequence=base.sequence,
+                base_sequence=base.sequence,
+                base_chunks=base.chunks,
+                base_bytes=base.size_bytes,
+                fingerprint=base.fingerprint,
+            )
+            if not self._intake.check_head(head) or not self._load_base(head):
+                self._pause()
+                return
+        self._feed_log.waiting("")
+        self._pause_s = _FIRST_PAUSE_S
+        self._stopping.wait(self._settings.poll_ms / 1000)
 
     def _read_increments(self, head: Head) -> None:
         version = self._intake.version
@@ -152,8 +178,10 @@ class Subscriber:
         return True
 
     def _read_head(self) -> Head | None:
-        """The head, None (with the reason noted) where there is none or it makes no sense."""
-        values = cast("list[bytes | None]", self._client.hmget(self._keys.head, list(HEAD_FIELDS)))
+        """The head, None (with the reason noted) where there is none or it makes no sense; takes note of a pin."""
+        names = [*HEAD_FIELDS, PIN_FIELD, PIN_DETAILS_FIELD, HOLD_FIELD]
+        found = cast("list[bytes | None]", self._client.hmget(self._keys.head, names))
+        values, notes = found[: len(HEAD_FIELDS)], found[len(HEAD_FIELDS) :]
         if all(value is None for value in values):
             self._feed_log.waiting(f"a model: Redis has no key {self._keys.head}")
             return None
@@ -161,12 +189,30 @@ class Subscriber:
             texts = {name: (value or b"").decode("utf-8") for name, value in zip(HEAD_FIELDS, values, strict=True)}
             numbers = {name: int(texts[name]) for name in HEAD_FIELDS if name not in {"lineage", "fingerprint"}}
             self._keys.increments(texts["lineage"])
-        except (ValueError, SchemaError) as error:
+            self._note(*notes)
+        except (ValueError, SchemaError, BadHeader) as error:
             self._intake.refuse(
                 "head", RefusalReason.BAD_HEAD, f"{dict(zip(HEAD_FIELDS, values, strict=True))}: {error}"
             )
             return None
         return Head(lineage=texts["lineage"], fingerprint=texts["fingerprint"], **numbers)
+
+    def _note(self, pinned: bytes | None, details: bytes | None, hold: bytes | None) -> None:
+        """Takes over what stands beside the head; where no word of a pin is there, an earlier one holds on.
+
+        Raises:
+            BadHeader, SchemaError: it makes no sense.
+        """
+        pin = parse_note(Pin, details) if pinned else None
+        if pinned and (pin is None or pin.base.version.encode() != pinned):
+            message = f"pin {pinned!r} with the details {details!r}"
+            raise BadHeader(message)
+        if pin is not None:
+            self._keys.base_chunk(pin.base.lineage, pin.base.sequence, 0)
+        if pinned is not None and pin != self._pin:
+            _log.warning("%s", f"pinned to {pin.base.version} by {pin.by}" if pin else "no longer pinned")
+            self._pin = pin
+        self._feed_log.noted(self._pin, parse_note(Hold, hold))
 
     def _read_base(self, head: Head) -> bytearray | None:
         """The base's bytes, None (with the reason noted) where they are not all there or too many."""

@@ -26,15 +26,16 @@ from faust.transport.drivers.aiokafka import Producer
 from stream_trainer.broker_client import PartitionWatch, ensure_topics
 from stream_trainer.bulk_consumer import BulkConsumer, BulkTransport
 from stream_trainer.dead_letters import DeadLetterSender
-from stream_trainer.errors import TransportError
+from stream_trainer.errors import PoisonLimitPassed, TransportError
 from stream_trainer.records import DeadLetter, PartitionProgress, RecordSink, TopicPartition
 from stream_trainer.stall_detector import Stall
 from stream_trainer.stream_settings import StreamSettings
 
-__all__ = ["EXIT_CLEAN", "EXIT_FAILED", "EXIT_STALLED", "StreamApp", "create_app", "run_app"]
+__all__ = ["EXIT_CLEAN", "EXIT_FAILED", "EXIT_POISONED", "EXIT_STALLED", "StreamApp", "create_app", "run_app"]
 
 EXIT_CLEAN: Final = 0
 EXIT_FAILED: Final = 1
+EXIT_POISONED: Final = 65  # EX_DATAERR: look at the topic first
 EXIT_STALLED: Final = 75  # EX_TEMPFAIL: start it again
 
 _STOP_TIMEOUT_S: Final = 20.0
@@ -170,7 +171,8 @@ def run_app(settings: StreamSettings, sink: RecordSink) -> int:
 
     Returns:
         `EXIT_CLEAN` after a clean stop: everything offered is durable and committed. `EXIT_FAILED` after a failure,
-        which was logged. A stalled consumer ends the process from within with `EXIT_STALLED`.
+        which was logged, `EXIT_POISONED` where that was too much poison in the topic. A stalled consumer ends the
+        process from within with `EXIT_STALLED`.
     """
     with _rare_collections():
         return asyncio.run(_run(settings, sink))
@@ -210,9 +212,13 @@ async def _run(settings: StreamSettings, sink: RecordSink) -> int:
     source.watch.stop()
     if failure is None:
         failure = await _drain(app.bulk_consumer, sink, settings.drain_timeout_s)
-    if failure is not None:
+    code = EXIT_CLEAN
+    if isinstance(failure, PoisonLimitPassed):
+        _log.error("the trainer stops: %s", failure)
+        code = EXIT_POISONED
+    elif failure is not None:
         _log.error("the trainer cannot go on: %s", failure, exc_info=failure)
-    code = EXIT_CLEAN if failure is None else EXIT_FAILED
+        code = EXIT_FAILED
     try:
         async with asyncio.timeout(_STOP_TIMEOUT_S):
             await app.stop()

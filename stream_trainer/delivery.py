@@ -1,7 +1,8 @@
 """Cuts become durable, then public: delta on the disk, offsets to the group, increment to Redis, now and then a base.
 
 Knows no Kafka and no table. Invariant: nothing is published that is not on the disk; increments leave in order, each
-once by (lineage, sequence); what Redis has missed is read back from the disk, or replaced by a base.
+once by (lineage, sequence); what Redis has missed is read back from the disk, or replaced by a base. What the quality
+gate holds back becomes durable and is never sent: when the gate opens, a base of the state then stands for all of it.
 Runs in threads of its own: one for deltas and increments, one for the base that is written now and then.
 """
 
@@ -17,11 +18,13 @@ import msgspec
 
 from model_contract.dense_layout import DenseLayout
 from model_contract.errors import DimflowError
+from model_contract.published_versions import Hold
 from stream_trainer.checkpoint_store import CheckpointStore
 from stream_trainer.errors import CheckpointError, RedisUnavailable, StateError
 from stream_trainer.model_state import Manifest, ModelState
 from stream_trainer.outgoing import encode_state
 from stream_trainer.publisher import Claim, Publisher
+from stream_trainer.quality_gate import GateRules, QualityGate, is_held
 
 __all__ = ["Delivery", "DeliveryCounts"]
 
@@ -53,6 +56,7 @@ class Delivery:
 
     Attributes:
         counts: what was delivered so far.
+        gate: judges every cut before it is published.
         on_durable: called by the delivery thread after each cut that reached the disk; set it before the first `offer`.
     """
 
@@ -65,8 +69,11 @@ class Delivery:
         compact_ratio: float,
         compact_increments: int,
         at_step: Callable[[str], None] = lambda _: None,
+        gate: QualityGate | None = None,
     ) -> None:
+        """Wires the parts; without a gate of its own it has one that looks at values and not at the loss."""
         self.counts = DeliveryCounts()
+        self.gate = gate or QualityGate(GateRules(), layout, ())
         self.on_durable: Callable[[Manifest], None] = _nobody
         self._store = store
         self._publisher = publisher
@@ -82,6 +89,7 @@ class Delivery:
         self._claimed = False
         self._base_sequence = 0
         self._published = -1
+        self._told: Hold | None | str = "nothing yet"
         self._rebase: threading.Thread | None = None
         self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
 
@@ -109,12 +117,13 @@ class Delivery:
             manifest = msgspec.structs.replace(manifest, lineage=uuid.uuid4().hex)
             logger.warning("%s was published past sequence %d: now %s", old, manifest.sequence, manifest.lineage)
         self._own = manifest
-        state = replace(state, manifest=manifest)
+        state = self.gate.resume(replace(state, manifest=manifest))
         self._store.write_base(state)
         self._base_sequence = manifest.sequence
         self.counts.durable_sequence = manifest.sequence
         if claim not in {None, "ok"}:
             self._send_base(state, take_over=True)
+        self._held_back()
         self._thread.start()
         return state
 
@@ -184,6 +193,7 @@ class Delivery:
     def _make_durable(self, cut: ModelState) -> ModelState:
         begin = time.perf_counter()
         cut = replace(cut, manifest=msgspec.structs.replace(cut.manifest, base_sequence=self._base_sequence))
+        cut = self.gate.judge(cut)
         self._store.write_delta(cut)
         self.counts.durable_sequence = cut.manifest.sequence
         self.counts.write_s = time.perf_counter() - begin
@@ -194,12 +204,14 @@ class Delivery:
     def _catch_up(self, cut: ModelState | None) -> None:
         """Publishes everything between Redis' head and the disk's; a base where the gap cannot be filled."""
         begin = time.perf_counter()
+        if self._held_back():
+            return
         try:
             if not self._claimed:
                 self._claim_late()
             for sequence in range(self._published + 1, self.counts.durable_sequence + 1):
                 state = cut if cut and cut.manifest.sequence == sequence else self._store.read_delta(sequence)
-                if state is None or not self._append(state):
+                if state is None or is_held(state) or not self._append(state):
                     self._recover()
                     break
         except RedisUnavailable as error:
@@ -207,6 +219,18 @@ class Delivery:
             logger.warning("increments wait on the disk: %s", error)
         self.counts.publish_s = time.perf_counter() - begin
         self._at_step("after_publish")
+
+    def _held_back(self) -> bool:
+        """Whether the gate is closed; Redis is told when that, or its reason, is another than before."""
+        hold = self.gate.hold
+        if self._claimed and hold != self._told:
+            try:
+                self._publisher.tell_hold(self._own.lineage, self._own.epoch, hold)
+                self._told = hold
+            except RedisUnavailable as error:
+                self.counts.redis_failures += 1
+                logger.warning("why nothing is published is not told: %s", error)
+        return hold is not None
 
     def _claim_late(self) -> None:
         """Redis was away at the start: what `start` would have done then."""
@@ -230,7 +254,7 @@ class Delivery:
         return True
 
     def _recover(self, *, take_over: bool = False) -> None:
-        """Redis was emptied, or is further behind than the deltas reach: send everything as a base."""
+        """Redis was emptied, is further behind than the deltas reach, or was spared some: send everything as a base."""
         logger.warning("redis does not stand one behind the disk: sending a base")
         if self._rebase is not None:
             self._rebase.join()
@@ -240,10 +264,20 @@ class Delivery:
 
     def _send_base(self, state: ModelState, *, take_over: bool = False) -> None:
         manifest = state.manifest
+        if is_held(state):  # by the verdict of its own last cut, whatever the gate says by now
+            return
         data = encode_state(state, "base", self._layout)
         try:
             self._publisher.replace_base(
-                self._own.lineage, self._own.epoch, manifest.sequence, manifest.fingerprint, data, take_over=take_over
+                self._own.lineage,
+                self._own.epoch,
+                manifest.sequence,
+                manifest.fingerprint,
+                data,
+                take_over=take_over,
+                created_ms=manifest.created_ms,
+                samples_trained=manifest.samples_trained,
+                metrics=manifest.metrics,
             )
         except RedisUnavailable as error:
             self.counts.redis_failures += 1

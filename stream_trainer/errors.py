@@ -8,6 +8,7 @@ DimflowError
     ├── StateFolderInUse     another trainer holds the state folder
     ├── Fenced               Redis belongs to a later trainer; this one must stop
     ├── RedisUnavailable     no answer from Redis; training goes on, publishing is tried again
+    ├── PoisonLimitPassed    too much of what was read cannot be learned; somebody must look at the topic
     └── TransportError       Kafka: topics cannot be made or read
 """
 
@@ -16,6 +17,7 @@ from model_contract.errors import DimflowError
 __all__ = [
     "CheckpointError",
     "Fenced",
+    "PoisonLimitPassed",
     "RecipeError",
     "RedisUnavailable",
     "StateError",
@@ -51,6 +53,10 @@ class Fenced(TrainerError):
 
 class RedisUnavailable(TrainerError):
     """Redis gives no answer; what was to be published is on the disk and goes out later."""
+
+
+class PoisonLimitPassed(TrainerError):
+    """Too much of what was read cannot be learned; all of it is learned or dead-lettered, and durable."""
 
 
 class TransportError(TrainerError):

@@ -37,6 +37,7 @@ from stream_trainer.fused_step import FusedStep
 from stream_trainer.learner import Learner
 from stream_trainer.model_state import ModelState
 from stream_trainer.publisher import Publisher
+from stream_trainer.quality_gate import GateRules, QualityGate
 from stream_trainer.recipe import Recipe
 from stream_trainer.settings import PREFIX, TrainerSettings
 from stream_trainer.stream_settings import StreamSettings
@@ -142,7 +143,7 @@ def run_trainer(settings: TrainerSettings, at_step: Callable[[str], None] = lamb
         at_step: called at the named steps of checkpoint and publication, for fault tests.
 
     Returns:
-        exit code of the process: 0 after a clean stop.
+        exit code of the process: 0 after a clean stop, `EXIT_POISONED` where too much could not be learned.
     """
     logger.info("settings: %s", describe_settings(settings))
     schema = read_schema(settings.model_file)
@@ -186,6 +187,7 @@ def _run(
         compact_ratio=settings.compact_ratio,
         compact_increments=settings.stream_increments // 2,
         at_step=at_step,
+        gate=QualityGate(_gate_rules(settings), learner.step.layout, learner.schema.slot_names),
     )
     state = delivery.start(state)
     trainer = Trainer(settings, learner, decoder, delivery, state)
@@ -230,6 +232,15 @@ def _restored(learner: Learner, store: CheckpointStore) -> ModelState:
         learner.table.rows,
     )
     return stored.state
+
+
+def _gate_rules(settings: TrainerSettings) -> GateRules:
+    return GateRules(
+        loss_rise=settings.gate_loss_rise,
+        recent_samples=settings.gate_recent_samples,
+        level_samples=settings.gate_level_samples,
+        least_samples=settings.gate_least_samples,
+    )
 
 
 def _admission_factory(settings: TrainerSettings) -> Callable[[], AdmissionPolicy]:

@@ -7,6 +7,7 @@ Source: progressive validation, Blum, Kalai, Langford 1999; normalised entropy, 
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from model_contract.compiled import kernel
 from stream_trainer.errors import StateError
 
-__all__ = ["ProgressiveMetrics"]
+__all__ = ["ProgressiveMetrics", "ProgressiveTotals", "totals_of"]
 
 _BINS = 2048
 _BINS_PER_LOGIT = 100.0
@@ -50,6 +51,25 @@ def _tally(
         column = np.int64(place)
         bins[0, column] += weight * (1.0 - label)
         bins[1, column] += weight * label
+
+
+class ProgressiveTotals(NamedTuple):
+    """Sums over samples: their weights, their weighted log-loss, and how many predictions were not finite."""
+
+    weight: float
+    loss: float
+    not_finite: float
+
+
+def totals_of(state: Mapping[str, NDArray[np.generic]]) -> tuple[ProgressiveTotals, ProgressiveTotals]:
+    """The sums of the whole run and of the window, from what `ProgressiveMetrics.state` returned.
+
+    They rise from cut to cut: the difference of two says what happened between them.
+    """
+    window = np.asarray(state["sums"], np.float64).sum(axis=0)
+    run = np.asarray(state["past_sums"], np.float64) + window
+    places = [_WEIGHT, _LOSS, _NOT_FINITE]
+    return ProgressiveTotals(*run[places].tolist()), ProgressiveTotals(*window[places].tolist())
 
 
 class ProgressiveMetrics:

@@ -5,11 +5,14 @@ next sequence of the same lineage and epoch, or to a base, and only by a script 
 the same sequence twice equals publishing it once. Redis may be emptied at any time: the caller fills it again.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
 
+import msgspec
 import redis
 
+from model_contract.published_versions import Hold, StoredBase, version_name
 from model_contract.redis_keys import BASE_CHUNK_BYTES, INCREMENT_FIELD, RedisKeys
 from stream_trainer.errors import Fenced, RedisUnavailable
 
@@ -62,7 +65,8 @@ return 'ok'
 """
 )
 
-# As above; KEYS 2 stream; ARGV 4 sequence, chunks, bytes, fingerprint, 8 oldest sequence the stream must keep.
+# As above; KEYS 2 stream, 3 versions; ARGV 4 sequence, chunks, bytes, fingerprint, 8 oldest sequence the stream must
+# keep, 9 version name, 10 its description.
 _REBASE = (
     _MAY_WRITE
     + """
@@ -71,10 +75,31 @@ local sequence = tonumber(ARGV[4])
 if head[1] == ARGV[1] and tonumber(head[3]) > sequence then sequence = tonumber(head[3]) end
 redis.call('HSET', KEYS[1], 'lineage', ARGV[1], 'epoch', ARGV[2], 'sequence', sequence, 'base_sequence', ARGV[4],
   'base_chunks', ARGV[5], 'base_bytes', ARGV[6], 'fingerprint', ARGV[7])
+redis.call('HSET', KEYS[3], ARGV[9], ARGV[10])
 redis.call('XTRIM', KEYS[2], 'MINID', ARGV[8] .. '-0')
 return 'ok'
 """
 )
+
+# As above; KEYS 2 versions, 3.. what to remove; ARGV 4 the version it belongs to: a pinned one stays.
+_DROP = (
+    _MAY_WRITE
+    + """
+if ARGV[4] ~= '' and redis.call('HGET', KEYS[1], 'pin') == ARGV[4] then return 'pinned' end
+for index = 3, #KEYS do redis.call('UNLINK', KEYS[index]) end
+redis.call('HDEL', KEYS[2], ARGV[4])
+return 'ok'
+"""
+)
+
+# KEYS head; ARGV lineage, epoch, the note.
+_HOLD = """
+local head = redis.call('HMGET', KEYS[1], 'lineage', 'epoch')
+if not head[1] then return 'empty' end
+if head[1] ~= ARGV[1] or head[2] ~= ARGV[2] then return 'fenced' end
+redis.call('HSET', KEYS[1], 'hold', ARGV[3])
+return 'ok'
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +182,34 @@ class Publisher:
             self._raise_fenced(lineage, epoch)
         return answer in {"ok", "duplicate"}
 
+    def tell_hold(self, lineage: str, epoch: int, hold: Hold | None) -> None:
+        """Writes beside the head why nothing is published, or that nothing is held back; nothing where Redis is empty.
+
+        Raises:
+            Fenced: the head belongs to another lineage or a later epoch.
+            RedisUnavailable: no answer.
+        """
+        note = msgspec.json.encode(hold) if hold is not None else b""
+        if self._script(_HOLD, [self._keys.head], [lineage, epoch, note]) == "fenced":
+            self._raise_fenced(lineage, epoch)
+
     def replace_base(
-        self, lineage: str, epoch: int, sequence: int, fingerprint: str, data: bytes, *, take_over: bool = False
+        self,
+        lineage: str,
+        epoch: int,
+        sequence: int,
+        fingerprint: str,
+        data: bytes,
+        *,
+        take_over: bool = False,
+        created_ms: int = 0,
+        samples_trained: int = 0,
+        metrics: Mapping[str, float] | None = None,
     ) -> None:
         """Stores a base in chunks, moves the head to it, drops bases beyond the kept ones and trims the stream.
 
-        `take_over` allows a head of another lineage to be replaced: at a trainer's start, never later.
+        `take_over` allows a head of another lineage to be replaced: at a trainer's start, never later. A pinned base
+        stays however old it is. The last three arguments tell people what the version is.
 
         Raises:
             Fenced: the head went to another lineage or a later epoch meanwhile.
@@ -176,26 +223,57 @@ class Publisher:
             if self._script(_CHUNK, keys, [*writer, bytes(view[start : start + BASE_CHUNK_BYTES])]) == "fenced":
                 self._raise_fenced(lineage, epoch)
         kept = sorted({*self._stored_bases(lineage), sequence})[-self._kept_bases :]
-        keys = [self._keys.head, self._keys.increments(lineage)]
-        described = [sequence, len(chunks), len(data), fingerprint, kept[0] + 1]
+        base = StoredBase(
+            lineage=lineage,
+            sequence=sequence,
+            epoch=epoch,
+            chunks=len(chunks),
+            size_bytes=len(data),
+            fingerprint=fingerprint,
+            created_ms=created_ms,
+            samples_trained=samples_trained,
+            metrics=dict(metrics or {}),
+        )
+        keys = [self._keys.head, self._keys.increments(lineage), self._keys.versions]
+        described = [
+            sequence,
+            len(chunks),
+            len(data),
+            fingerprint,
+            kept[0] + 1,
+            base.version,
+            msgspec.json.encode(base),
+        ]
         if self._script(_REBASE, keys, [*writer, *described]) == "fenced":
             self._raise_fenced(lineage, epoch)
-        self._drop_bases(lineage, kept)
+        self._drop_bases(lineage, epoch, {version_name(lineage, at) for at in kept})
 
     def _stored_bases(self, lineage: str) -> set[int]:
-        pattern = self._keys.base_chunk(lineage, 0, 0).removesuffix("0:0").replace("[", "\\[") + "*"
-        return {int(key.split(b":")[-2]) for key in self._scan(pattern)}
+        """Sequences of the lineage's bases that are stored whole."""
+        names = (name.decode() for name in cast("list[bytes]", self._run("HKEYS", self._keys.versions)))
+        pairs = (name.rpartition("-") for name in names)
+        return {int(sequence) for owner, _, sequence in pairs if owner == lineage}
 
-    def _drop_bases(self, lineage: str, kept: list[int]) -> None:
-        """Removes chunks of other lineages and of bases older than the kept ones, and other lineages' streams."""
-        prefix = self._keys.base_chunk(lineage, 0, 0).removesuffix("0:0").encode()
-        current = self._keys.increments(lineage).encode()
+    def _drop_bases(self, lineage: str, epoch: int, kept: set[str]) -> None:
+        """Removes bases that are not kept, half-written ones too, and the streams of other lineages."""
+        pieces: dict[str, list[str]] = {
+            name.decode(): [] for name in cast("list[bytes]", self._run("HKEYS", self._keys.versions))
+        }
         for key in self._scan(f"{self._keys.prefix}base:*"):
-            if not key.startswith(prefix) or int(key.split(b":")[-2]) < kept[0]:
-                self._run("UNLINK", key)
+            owner, sequence, _ = key.decode().rsplit(":", 3)[1:]
+            pieces.setdefault(version_name(owner, int(sequence)), []).append(key.decode())
+        for version, keys in pieces.items():
+            if version not in kept:
+                self._drop(lineage, epoch, version, keys)
+        current = self._keys.increments(lineage).encode()
         for key in self._scan(f"{self._keys.prefix}increments:*"):
             if key != current:
-                self._run("UNLINK", key)
+                self._drop(lineage, epoch, "", [key.decode()])
+
+    def _drop(self, lineage: str, epoch: int, version: str, keys: list[str]) -> None:
+        named = [self._keys.head, self._keys.versions, *keys]
+        if self._script(_DROP, named, [lineage, epoch, "0", version]) == "fenced":
+            self._raise_fenced(lineage, epoch)
 
     def _scan(self, pattern: str) -> list[bytes]:
         try:

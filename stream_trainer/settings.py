@@ -41,6 +41,19 @@ class TrainerSettings:
         2.0, "a new base is written when the increments since the last one outgrow it this many times", minimum=0.1
     )
 
+    gate_loss_rise: float = setting(
+        0.25,
+        "relative rise of the recent log-loss over its level that stops publishing; 0 for no such limit",
+        minimum=0,
+    )
+    gate_recent_samples: int = setting(10_000, "samples that the recent log-loss looks back on", minimum=100)
+    gate_level_samples: int = setting(200_000, "samples that its level looks back on", minimum=100)
+    gate_least_samples: int = setting(50_000, "samples after which the log-loss is judged at all", minimum=0)
+    poison_limit: float = setting(
+        0.5, "share of records that cannot be learned past which the trainer stops; 1 for never", minimum=0, maximum=1
+    )
+    poison_window: int = setting(5000, "records that this share is taken of, the newest ones", minimum=100)
+
     chunk_rows: int = setting(4096, "samples prepared together ahead of the step", minimum=1, maximum=1_000_000)
     chunk_age_ms: int = setting(50, "milliseconds a sample may wait for its chunk to fill", minimum=1, maximum=60_000)
     queue_bytes: int = setting(64 << 20, "bytes of records that may wait before fetching pauses", minimum=1 << 16)

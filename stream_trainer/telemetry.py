@@ -46,6 +46,7 @@ class TrainerPage:
         yield from self._learning()
         yield from self._memory()
         yield from self._delivering()
+        yield from self._gate()
 
     def _learning(self) -> Iterable[Metric]:
         loop = self._trainer.loop
@@ -59,6 +60,7 @@ class TrainerPage:
         yield _counter("records", "Kafka records read, good and bad", counts.records)
         yield _counter("samples", "samples learned since the start", counts.samples)
         yield _counter("dead_letters", "records sent to the dead-letter topic", counts.dead_letters)
+        yield _gauge("poison_share", "share of the newest records that could not be learned", loop.poison.share)
         yield _gauge("streaming_seconds", "seconds between the first and the last batch learned", counts.streaming_s)
         yield _counter("learn_seconds", "seconds spent in train steps", counts.learn_s)
         yield _counter("wait_seconds", "seconds the train step waited for a prepared chunk", counts.wait_s)
@@ -91,6 +93,14 @@ class TrainerPage:
         yield _gauge("published_sequence", "sequence of the newest cut in Redis", counts.published_sequence)
         yield _gauge("write_seconds", "seconds the newest delta took to become durable", counts.write_s)
         yield _gauge("publish_seconds", "seconds the newest increment took to Redis", counts.publish_s)
+
+    def _gate(self) -> Iterable[Metric]:
+        gate = self._trainer.delivery.gate
+        yield _gauge("gate_closed", "1 while the quality gate holds everything back", float(gate.hold is not None))
+        yield _counter("gate_closings", "times the quality gate closed", gate.closings)
+        yield _counter("gate_held_cuts", "cuts that were held back", gate.held_cuts)
+        yield _gauge("gate_recent_log_loss", "recent log-loss that the gate judges", gate.recent_loss)
+        yield _gauge("gate_level_log_loss", "level that it is compared with", gate.level_loss)
 
 
 def _counter(name: str, text: str, value: float) -> CounterMetricFamily:

@@ -14,6 +14,7 @@ from stream_trainer.chunk_source import ChunkSource
 from stream_trainer.delivery import Delivery
 from stream_trainer.learner import Learner
 from stream_trainer.model_state import Manifest, ModelState
+from stream_trainer.poison_watch import PoisonWatch
 from stream_trainer.record_queue import RecordQueue
 from stream_trainer.records import PartitionProgress, RecordBatch, RecordSource, TopicPartition
 from stream_trainer.settings import TrainerSettings
@@ -74,6 +75,7 @@ class Trainer:
             publish_interval_s=self._settings.publish_interval_s,
             now_ms=self._clock_ms,
             on_failure=source.fail,
+            poison=PoisonWatch(self._settings.poison_limit, self._settings.poison_window),
         )
         self.loop.start()
 

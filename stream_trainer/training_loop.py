@@ -17,9 +17,10 @@ import msgspec
 
 from model_contract.errors import DimflowError
 from stream_trainer.chunk_source import Chunk
-from stream_trainer.errors import TransportError
+from stream_trainer.errors import PoisonLimitPassed, TransportError
 from stream_trainer.learner import Learner
 from stream_trainer.model_state import Manifest, ModelState, SampleTimes, TopicOffset
+from stream_trainer.poison_watch import PoisonWatch
 from stream_trainer.records import TopicPartition
 
 __all__ = ["CutSink", "LoopCounts", "TrainingLoop"]
@@ -78,9 +79,11 @@ class TrainingLoop:
         publish_interval_s: float,
         now_ms: Callable[[], int],
         on_failure: Callable[[BaseException], None],
+        poison: PoisonWatch | None = None,
     ) -> None:
         self.counts = LoopCounts()
         self.failure: BaseException | None = None
+        self.poison = poison or PoisonWatch()
         self._learner = learner
         self._next_chunk = next_chunk
         self._delivery = delivery
@@ -121,6 +124,7 @@ class TrainingLoop:
             with ThreadPoolExecutor(1, "preparing") as preparing:
                 self._run(preparing)
             self._delivery.close()
+            self._refuse_poison()
         except (DimflowError, OSError, MemoryError) as error:
             logger.error("training stopped: %s", error)
             self.failure = error
@@ -142,7 +146,7 @@ class TrainingLoop:
             waited = time.perf_counter()
             prepared = upcoming.result()
             self.counts.wait_s += time.perf_counter() - waited
-            ended = stopping and prepared is None
+            ended = (stopping and prepared is None) or bool(self.poison.passed)
             due = time.monotonic() - last_cut_s >= self._publish_interval_s and self._changed and self._delivery.ready
             if not (due or ended or self._learner.needs_quiet):
                 self._delivery.raise_failure()
@@ -155,6 +159,12 @@ class TrainingLoop:
                 self._cut()
             if ended:
                 return
+
+    def _refuse_poison(self) -> None:
+        """Fails when the limit is passed: after the last cut, so that what was read is dealt with once and for all."""
+        if self.poison.passed:
+            message = f"poison in the topic: {self.poison.passed}; what was read is learned or in the dead-letter topic"
+            raise PoisonLimitPassed(message)
 
     def _learn(self, chunk: Chunk | None) -> None:
         if chunk is None:
@@ -174,6 +184,7 @@ class TrainingLoop:
         self.counts.records += chunk.records
         self.counts.samples += chunk.prepared.rows
         self.counts.dead_letters += chunk.dead_letters
+        self.poison.note(chunk.records, chunk.dead_letters)
         self._changed = True
 
     def _letters_safe(self, *, wait: bool) -> bool:

@@ -100,7 +100,7 @@ def test_no_module_uses_the_builtin_hash_or_pickle() -> None:
 
 
 def test_faust_redis_and_http_clients_appear_where_the_design_says() -> None:
-    users: dict[str, list[str]] = {"faust": [], "redis": []}
+    users: dict[str, list[str]] = {"faust": [], "redis": [], "kafka": []}
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             imported = [a.name for a in node.names] if isinstance(node, ast.Import) else []
@@ -110,7 +110,13 @@ def test_faust_redis_and_http_clients_appear_where_the_design_says() -> None:
                     users[name.split(".")[0]].append(f"{path.parent.name}/{path.name}")
 
     assert set(users["faust"]) <= {"stream_trainer/app.py", "stream_trainer/bulk_consumer.py"}
-    assert set(users["redis"]) <= {"stream_trainer/publisher.py", "serving/subscriber.py", "dimflow/local_servers.py"}
+    assert set(users["kafka"]) <= {"dimflow/sample_producer.py", "dimflow/dead_letter_topic.py"}
+    assert set(users["redis"]) <= {
+        "stream_trainer/publisher.py",
+        "serving/subscriber.py",
+        "serving/version_pins.py",
+        "dimflow/local_servers.py",
+    }
 
 
 def test_importing_any_module_opens_no_socket_and_configures_no_logging() -> None:

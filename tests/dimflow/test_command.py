@@ -7,7 +7,7 @@ import pytest
 
 from dimflow.command import main
 
-WORDS = ["demo", "train", "serve", "produce", "inspect", "search"]
+WORDS = ["demo", "train", "serve", "produce", "inspect", "search", "versions", "rollback", "pin", "unpin", "dlq"]
 
 
 @pytest.mark.parametrize("word", WORDS)
@@ -59,10 +59,13 @@ def test_an_ending_by_the_projects_own_error_is_one_line(tmp_path, capsys: pytes
         ("serve", ["torch", "faust", "kafka", "aiokafka"]),
         ("produce", ["torch", "faust", "fastapi"]),
         ("search", ["torch", "faust", "fastapi", "kafka", "redis"]),
+        ("rollback", ["torch", "faust", "fastapi", "kafka", "numba"]),
+        ("dlq", ["torch", "faust", "fastapi", "redis"]),
     ],
 )
 def test_a_word_imports_only_what_it_needs(word: str, forbidden: list[str]) -> None:
-    needed = {"serve": "serving.process", "produce": "dimflow.produce_command"}.get(word, f"dimflow.{word}_command")
+    modules = {"serve": "serving.process", "rollback": "dimflow.version_commands"}
+    needed = modules.get(word, f"dimflow.{word}_command")
     program = f"""
 import sys
 from dimflow.command import main

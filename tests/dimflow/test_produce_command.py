@@ -199,19 +199,3 @@ def test_arguments_that_argparse_refuses(words: list[str], capsys: pytest.Captur
     with pytest.raises((argparse.ArgumentError, SystemExit)):
         parsed(*words)
     capsys.readouterr()
-
-
-def test_secrets_go_by_file_alone(tmp_path: Path) -> None:
-    from dimflow.produce_command import _client_options
-
-    secret = tmp_path / "password"
-    secret.write_text("s3cret\n")
-    words = ["--stream", "teacher", "--sasl-username", "me", "--sasl-password-file", str(secret)]
-    options = _client_options(parsed(*words, "--security-protocol", "SASL_SSL", "--ssl-cafile", "ca.pem"))
-    assert options == {
-        "security_protocol": "SASL_SSL",
-        "ssl_cafile": "ca.pem",
-        "sasl_mechanism": "PLAIN",
-        "sasl_plain_username": "me",
-        "sasl_plain_password": "s3cret",
-    }

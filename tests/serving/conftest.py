@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from model_contract.dense_layout import DenseLayout
 from model_contract.increment import DenseTensor, Increment, IncrementHeader, IncrementLimits, RowBlock, encode
 from model_contract.prediction_request import PredictionRequestDecoder
+from model_contract.published_versions import StoredBase
 from model_contract.redis_keys import BASE_CHUNK_BYTES, INCREMENT_FIELD, RedisKeys, entry_id
 from model_contract.schema import DenseFeature, ModelSchema, SparseSlot
 from serving.feed_log import FeedLog
@@ -247,6 +248,17 @@ class RedisModel:
             "fingerprint": header.schema_fingerprint,
         }
         self.client.hset(self.keys.head, mapping=fields | changes)
+        described = StoredBase(
+            lineage=header.lineage,
+            sequence=header.sequence,
+            epoch=header.epoch,
+            chunks=len(chunks),
+            size_bytes=len(data),
+            fingerprint=header.schema_fingerprint,
+            created_ms=header.created_ms,
+            samples_trained=header.samples_trained,
+        )
+        self.client.hset(self.keys.versions, described.version, msgspec.json.encode(described))
 
     def add(self, increment: Increment, data: bytes | None = None) -> None:
         header = increment.header

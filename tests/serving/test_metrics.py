@@ -4,6 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from model_contract.increment import encode
+from model_contract.published_versions import Hold, Pin, StoredBase
 from serving.metrics import ServingMetrics
 
 
@@ -58,6 +59,16 @@ def test_model_feed_and_freshness(bench: Any, metrics: ServingMetrics) -> None:
     assert seen["dimflow_serving_freshness_seconds_sum"] == pytest.approx(0.7)
     assert seen["dimflow_serving_freshness_seconds_bucket{le=0.1}"] == 1
     assert seen["dimflow_serving_freshness_seconds_bucket{le=0.2}"] == 4
+
+
+def test_a_pin_and_a_hold_are_gauges(bench: Any, metrics: ServingMetrics) -> None:
+    base = StoredBase(lineage="first", sequence=3, epoch=1, chunks=1, size_bytes=9, fingerprint="f")
+    hold = Hold(reason="log_loss", detail="twice", since_ms=4, sequence=5)
+    for pin, held in ((None, None), (Pin(base=base, by="ops", since_ms=9), None), (None, hold)):
+        bench.feed_log.noted(pin, held)
+        seen = values(metrics)
+        assert seen["dimflow_serving_pinned"] == (pin is not None)
+        assert seen["dimflow_serving_held_back"] == (held is not None)
 
 
 def test_requests_by_status_and_latency(metrics: ServingMetrics) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from model_contract.increment import encode
+from model_contract.published_versions import Hold, Pin, StoredBase
 from serving.model_report import ModelReporter
 
 
@@ -22,6 +23,17 @@ def test_every_field_is_there_before_a_model_is(bench: Any, reporter: ModelRepor
         assert report[key] is None
     assert report["freshness"]["overall"] == {"samples": 0, "p50_ms": None, "p95_ms": None}
     assert report["bytes"]["total"] == 0
+    assert report["pinned"] is report["held_back"] is None
+
+
+def test_a_pin_and_a_hold_are_told(bench: Any, reporter: ModelReporter) -> None:
+    base = StoredBase(lineage="first", sequence=3, epoch=1, chunks=1, size_bytes=9, fingerprint="f")
+    hold = Hold(reason="not_finite", detail="the row of id 7", since_ms=4, sequence=5)
+    bench.feed_log.noted(Pin(base=base, by="ops", since_ms=9), hold)
+    report = asdict(reporter.report())
+
+    assert report["pinned"] == {"version": "first-3", "by": "ops", "since_ms": 9}
+    assert report["held_back"] == {"reason": "not_finite", "detail": "the row of id 7", "since_ms": 4, "sequence": 5}
 
 
 def test_a_model_with_its_history(bench: Any, reporter: ModelReporter) -> None:

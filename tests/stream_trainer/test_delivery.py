@@ -4,10 +4,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
+import numpy as np
 import pytest
 import redis
 
 from model_contract.increment import Increment, IncrementLimits, decode
+from model_contract.published_versions import Hold
 from model_contract.redis_keys import RedisKeys
 from stream_trainer.checkpoint_store import CheckpointStore
 from stream_trainer.delivery import Delivery
@@ -202,3 +205,129 @@ def test_a_base_follows_when_the_increments_outgrow_it(site: Site) -> None:
     assert site.head()["sequence"] == "5"
     assert delivery.counts.bases >= 2
     assert len(list(site.folder.glob("base-*.npz"))) == 2
+
+
+def bad_delta(sequence: int, begun: ModelState) -> ModelState:
+    return with_manifest(
+        state(sequence, [block(1, [77], float("nan"))]), lineage=begun.manifest.lineage, epoch=begun.manifest.epoch
+    )
+
+
+def mended_delta(sequence: int, begun: ModelState) -> ModelState:
+    return with_manifest(
+        state(sequence, [block(1, [77], float(sequence))]), lineage=begun.manifest.lineage, epoch=begun.manifest.epoch
+    )
+
+
+def values_in_redis(site: Site) -> list[np.ndarray]:
+    """All rows of everything that a server could read."""
+    data = [site.client.get(key) for key in site.client.scan_iter(f"{site.keys.prefix}base:*")]
+    found = [decode(base, limits=IncrementLimits(), expected_fingerprint=None) for base in data] + site.increments()
+    return [rows.values for increment in found for rows in increment.blocks]
+
+
+def test_what_the_gate_holds_back_is_durable_and_never_public(site: Site) -> None:
+    delivery, begun = site.start()
+    delivery.offer(delta(1, begun))
+    delivery.offer(bad_delta(2, begun))
+    delivery.offer(delta(3, begun))
+    site.wait(lambda: site.durable == [1, 2, 3])
+
+    assert site.head()["sequence"] == "1"
+    hold = msgspec.json.decode(site.head()["hold"], type=Hold)
+    assert (hold.reason, hold.sequence, hold.since_ms) == ("not_finite", 2, 1002)
+    assert "id 77" in hold.detail
+
+    delivery.offer(mended_delta(4, begun))
+    delivery.offer(delta(5, begun))
+    delivery.close()
+    assert (site.head()["base_sequence"], site.head()["sequence"]) == ("4", "5")
+    assert site.head()["hold"] == ""
+    assert [i.header.sequence for i in site.increments()] == [1, 5], "those that were held back are not sent one by one"
+    assert all(np.isfinite(values).all() for values in values_in_redis(site))
+
+
+def test_a_restart_while_the_gate_is_closed_keeps_it_closed(site: Site) -> None:
+    delivery, begun = site.start()
+    delivery.offer(delta(1, begun))
+    delivery.offer(bad_delta(2, begun))
+    delivery.close()
+    site.release()
+    site.client.hdel(site.keys.head, "hold")
+
+    second, again = site.start()
+    assert second.gate.hold is not None
+    assert msgspec.json.decode(site.head()["hold"], type=Hold) == second.gate.hold, "told at the start"
+    second.offer(delta(3, again))
+    site.wait(lambda: second.ready)
+    assert site.head()["sequence"] == "1"
+    second.offer(mended_delta(4, again))
+    second.close()
+
+    assert (site.head()["base_sequence"], site.head()["sequence"], site.head()["hold"]) == ("4", "4", "")
+    assert all(np.isfinite(values).all() for values in values_in_redis(site))
+
+
+def test_a_trainer_that_dies_when_the_gate_has_opened_sends_the_base_after_its_restart(site: Site) -> None:
+    def die(step: str) -> None:
+        if step == "before_publish" and site.durable == [1]:
+            message = "killed"
+            raise OSError(message)
+
+    delivery, begun = site.start(at_step=die)
+    delivery.offer(bad_delta(1, begun))
+    site.wait(lambda: site.durable == [1])
+    delivery.offer(mended_delta(2, begun))
+    with pytest.raises(OSError, match="killed"):
+        delivery.close()
+    assert site.head()["sequence"] == "0"
+    site.release()
+
+    second, _ = site.start()
+    site.wait(lambda: site.head()["sequence"] == "2")
+    second.close()
+    assert site.head()["base_sequence"] == "2"
+    assert site.increments() == []
+
+
+def test_no_base_leaves_while_the_gate_is_closed_nor_into_an_emptied_redis(site: Site) -> None:
+    delivery, begun = site.start(compact_increments=2)
+    delivery.offer(bad_delta(1, begun))
+    for sequence in range(2, 6):
+        delivery.offer(delta(sequence, begun))
+        site.wait(lambda: delivery.ready)
+    site.wait(lambda: len(list(site.folder.glob("base-*.npz"))) == 2)
+    assert delivery.counts.bases == 1, "the disk has newer ones, Redis the one from the start"
+    site.client.delete(*site.client.keys(f"{site.keys.prefix}*"))
+    delivery.offer(delta(6, begun))
+    time.sleep(1.2)
+    assert site.head() == {}
+
+    delivery.offer(mended_delta(7, begun))
+    delivery.close()
+    assert (site.head()["base_sequence"], site.head()["sequence"]) == ("7", "7")
+    assert all(np.isfinite(values).all() for values in values_in_redis(site))
+
+
+def test_a_closed_gate_meets_a_model_of_another_lineage(site: Site) -> None:
+    """The head stays as it is until there is something worth taking it over for."""
+    other, _ = site.start(state(0, [block(0, [1], 1.0)], lineage="bbbb"))
+    other.close()
+    site.release()
+    for path in site.folder.glob("*.npz"):
+        path.unlink()
+    delivery, begun = site.start(state(0, [block(0, [9], float("inf"))]))
+    assert site.head()["lineage"] == "bbbb"
+    delivery.offer(delta(1, begun))
+    site.wait(lambda: delivery.ready)
+    assert site.head()["lineage"] == "bbbb"
+    delivery.close()
+
+
+def test_a_trainer_that_was_overtaken_is_told_so_while_its_gate_is_closed(site: Site) -> None:
+    delivery, begun = site.start()
+    site.client.hset(site.keys.head, "epoch", begun.manifest.epoch + 1)
+    delivery.offer(bad_delta(1, begun))
+    with pytest.raises(Fenced):
+        delivery.close()
+    assert "hold" not in site.head() or site.head()["hold"] == ""

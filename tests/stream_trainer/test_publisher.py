@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
+from model_contract.published_versions import Hold, StoredBase, parse_note
 from model_contract.redis_keys import BASE_CHUNK_BYTES, RedisKeys
 from stream_trainer.errors import Fenced, RedisUnavailable
 from stream_trainer.publisher import Head, Publisher
@@ -125,3 +126,59 @@ def test_a_server_that_is_away_is_reported_as_such() -> None:
     with pytest.raises(RedisUnavailable, match="redis: ConnectionError"):
         publisher.head()
     publisher.close()
+
+
+def test_a_hold_stands_beside_the_head_and_only_its_owner_writes_it(
+    publisher: Publisher, client: redis.Redis, model: str
+) -> None:
+    hold = Hold(reason="log_loss", detail="twice its level", since_ms=5, sequence=7)
+    publisher.tell_hold("a", 1, hold)
+    assert not client.exists(RedisKeys(model).head), "an empty Redis gets no head of nothing but a note"
+    publisher.replace_base("a", 2, 0, "f", b"base")
+    publisher.tell_hold("a", 2, hold)
+    assert parse_note(Hold, client.hget(RedisKeys(model).head, "hold")) == hold
+    for lineage, epoch in (("a", 1), ("b", 2)):
+        with pytest.raises(Fenced):
+            publisher.tell_hold(lineage, epoch, None)
+    publisher.tell_hold("a", 2, None)
+    assert client.hget(RedisKeys(model).head, "hold") == b""
+    assert publisher.head() == Head("a", 2, 0, 0, 1)
+
+
+def test_whole_bases_are_listed_and_a_pinned_one_outlives_its_time_and_its_lineage(
+    publisher: Publisher, client: redis.Redis, model: str
+) -> None:
+    keys = RedisKeys(model)
+    facts = {"created_ms": 77, "samples_trained": 9, "metrics": {"log_loss": 0.5}}
+    publisher.replace_base("a", 1, 1, "f", b"base one", **facts)
+    assert parse_note(StoredBase, client.hget(keys.versions, "a-1")) == StoredBase(
+        lineage="a", sequence=1, epoch=1, chunks=1, size_bytes=8, fingerprint="f", **facts
+    )
+    client.set(keys.base_chunk("a", 2, 0), b"half of a base")
+    client.hset(keys.head, "pin", "a-1")
+    for sequence in (3, 4, 5):
+        publisher.replace_base("a", 1, sequence, "f", b"base")
+    assert sorted(client.hkeys(keys.versions)) == [b"a-1", b"a-4", b"a-5"]
+    assert client.get(keys.base_chunk("a", 1, 0)) == b"base one"
+    assert not client.exists(keys.base_chunk("a", 2, 0))
+    assert client.hget(keys.head, "pin") == b"a-1"
+
+    publisher.replace_base("b", 1, 0, "f", b"base of b", take_over=True)
+    assert sorted(client.hkeys(keys.versions)) == [b"a-1", b"b-0"]
+    assert client.get(keys.base_chunk("a", 1, 0)) == b"base one"
+    client.hset(keys.head, "pin", "")
+    publisher.replace_base("b", 1, 1, "f", b"base of b")
+    assert sorted(client.hkeys(keys.versions)) == [b"b-0", b"b-1"]
+    assert not client.exists(keys.base_chunk("a", 1, 0))
+
+
+def test_a_frozen_trainer_of_a_former_lineage_removes_nothing_of_its_successors(
+    publisher: Publisher, client: redis.Redis, model: str
+) -> None:
+    publisher.replace_base("a", 1, 1, "f", b"base of a")
+    publisher.replace_base("b", 1, 1, "f", b"base of b", take_over=True)
+    publisher.append("b", 1, 2, b"two")
+    with pytest.raises(Fenced):
+        publisher._drop_bases("a", 1, {"a-1"})  # where it was frozen: between its base and the removal of older ones
+    assert client.exists(RedisKeys(model).base_chunk("b", 1, 0))
+    assert stream(client, model, "b") == [("2-0", b"two")]

@@ -29,6 +29,9 @@ def test_the_page_tells_what_the_owners_hold(make_trainer) -> None:
     assert values["dimflow_trainer_lag_records"] == 7
     assert values["dimflow_trainer_published_sequence"] == values["dimflow_trainer_durable_sequence"] >= 1
     assert values["dimflow_trainer_progressive{'metric': 'samples'}"] == 30
+    assert values["dimflow_trainer_poison_share"] == 1 / 31
+    assert values["dimflow_trainer_gate_closed"] == values["dimflow_trainer_gate_held_cuts_total"] == 0
+    assert values["dimflow_trainer_gate_recent_log_loss"] == trainer.delivery.gate.recent_loss > 0
 
 
 def test_the_page_is_served_on_loopback(make_trainer) -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from embedding_table.table import TableChanges
 from stream_trainer.chunk_source import Chunk
-from stream_trainer.errors import CheckpointError, TransportError
+from stream_trainer.errors import CheckpointError, PoisonLimitPassed, TransportError
 from stream_trainer.model_state import Manifest, ModelState
+from stream_trainer.poison_watch import PoisonWatch
 from stream_trainer.prepared_batch import PreparedBatch
 from stream_trainer.records import TopicPartition
 from stream_trainer.training_loop import TrainingLoop
@@ -199,3 +200,32 @@ def test_a_failure_ends_the_loop_and_is_reported_once(broken: str) -> None:
     assert isinstance(loop.failure, CheckpointError | TransportError)
     assert reported == [loop.failure]
     assert delivery.cuts == []
+
+
+def test_too_much_poison_ends_the_loop_after_a_last_cut_of_all_that_was_read() -> None:
+    reported: list[BaseException] = []
+    letters: dict[int, Future[None]] = {index: Future() for index in range(3, 40)}
+    for sent in letters.values():
+        sent.set_result(None)
+    delivery, chunks = CollectingDelivery(), Chunks([1] * 40, letters)
+    learner = CountingLearner()
+    loop = TrainingLoop(
+        learner,
+        chunks,
+        delivery,
+        START,
+        publish_interval_s=3600,
+        now_ms=lambda: 5,
+        on_failure=reported.append,
+        poison=PoisonWatch(0.5, 10),
+    )
+    loop.start()
+    loop._thread.join(10)
+
+    assert isinstance(loop.failure, PoisonLimitPassed)
+    assert "7 of the last 10 records could not be learned (70.0%)" in str(loop.failure)
+    assert reported == [loop.failure]
+    assert delivery.closed
+    (cut,) = delivery.cuts
+    assert cut.manifest.offsets[0].next_offset == learner.learned == chunks._next, "every chunk that was made is in it"
+    assert cut.manifest.dead_letters == learner.learned - 3
