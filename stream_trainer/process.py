@@ -39,6 +39,7 @@ from stream_trainer.model_state import ModelState
 from stream_trainer.publisher import Publisher
 from stream_trainer.recipe import Recipe
 from stream_trainer.settings import PREFIX, TrainerSettings
+from stream_trainer.state_chain import StoredState
 from stream_trainer.stream_settings import StreamSettings
 from stream_trainer.telemetry import TrainerPage
 from stream_trainer.train_step import Precision, TrainStep
@@ -172,7 +173,8 @@ def _run(
     store: CheckpointStore,
     at_step: Callable[[str], None],
 ) -> int:
-    state = _restored(learner, store)
+    stored = store.load(learner.schema.fingerprint)
+    state = _restored(learner, store, stored)
     publisher = Publisher(
         settings.redis,
         learner.schema.name,
@@ -187,7 +189,7 @@ def _run(
         compact_increments=settings.stream_increments // 2,
         at_step=at_step,
     )
-    state = delivery.start(state)
+    state = delivery.start(state, behind=stored is not None and stored.behind)
     trainer = Trainer(settings, learner, decoder, delivery, state)
     page = TrainerPage(trainer)
     if settings.metrics_port:
@@ -214,8 +216,7 @@ def _requested(state_dir: Path) -> str | None:
     return request.mode if request else None
 
 
-def _restored(learner: Learner, store: CheckpointStore) -> ModelState:
-    stored = store.load()
+def _restored(learner: Learner, store: CheckpointStore, stored: StoredState | None) -> ModelState:
     if stored is None:
         state = learner.fresh_state(now_ms())
         logger.info("new lineage %s in %s", state.manifest.lineage, store.folder)
