@@ -7,6 +7,7 @@ base and an unbroken chain of deltas; what is removed is older than a newer comp
 import fcntl
 import logging
 import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from stream_trainer.state_chain import (
     StateKind,
     StoredState,
     find_state,
+    is_newer,
     read_file,
     sequences_in,
     state_path,
@@ -29,7 +31,12 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointStore:
-    """Writes and reads one trainer's state folder. One writer thread; `close` gives up the lock."""
+    """Writes and reads one trainer's state folder. One writer thread; `close` gives up the lock.
+
+    Attributes:
+        folder: where the files lie.
+        home: name of the folder, the same for every trainer that ever holds it.
+    """
 
     def __init__(
         self,
@@ -48,13 +55,19 @@ class CheckpointStore:
         self._admission_merge = admission_merge
         self._kept_bases = kept_bases
         self._at_step = at_step
-        self._lock = (folder / "lock").open("w")
+        self._lock = (folder / "lock").open("a+")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._lock.close()
             message = f"state_dir: {folder} is held by another trainer, expected a folder of this one's own"
             raise StateFolderInUse(message) from None
+        self._lock.seek(0)
+        self.home = self._lock.read().strip()
+        if not self.home:
+            self.home = uuid.uuid4().hex
+            self._lock.write(self.home)
+            self._lock.flush()
         for unfinished in folder.glob("*.unfinished"):
             unfinished.unlink()
         self.base_bytes = 0
@@ -81,6 +94,25 @@ class CheckpointStore:
         deltas = [self.folder / name for name in stored.files if name.startswith("delta")]
         self.delta_bytes = sum(path.stat().st_size for path in deltas)
         return stored
+
+    def load_newest(self, other: Path, head_lineage: str, fingerprint: str) -> StoredState | None:
+        """As `load`, or the state of another folder where that is newer; this folder's own files step aside then.
+
+        Args:
+            other: of a trainer that is gone, frozen or fenced; read, never written.
+            head_lineage: what Redis holds, "" where that is not known.
+            fingerprint: of the schema.
+        """
+        own = find_state(self.folder, self._admission_merge, fingerprint)
+        found = find_state(other, self._admission_merge, fingerprint) if other.is_dir() else None
+        if found is None or (own and not is_newer(found.state.manifest, own.state.manifest, head_lineage)):
+            return self.load(fingerprint)
+        logger.info("going on from %s at sequence %d", other, found.state.manifest.sequence)
+        for kind in ("base", "delta"):
+            for sequence in self._sequences(kind):
+                path = self._path(kind, sequence)
+                path.replace(path.with_name(path.name + ".replaced"))
+        return found
 
     def write_base(self, state: ModelState) -> None:
         """Makes a complete state durable, then drops what it replaces."""

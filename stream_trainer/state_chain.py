@@ -29,6 +29,7 @@ __all__ = [
     "StoredState",
     "describe_folder",
     "find_state",
+    "is_newer",
     "read_file",
     "sequences_in",
     "state_path",
@@ -132,6 +133,15 @@ def find_state(folder: Path, admission_merge: AdmissionMerge, fingerprint: str =
             return found
         logger.debug("%s changed while it was read", folder)  # a running trainer dropped what a newer base replaced
     return None
+
+
+def is_newer(found: Manifest, known: Manifest, head_lineage: str) -> bool:
+    """Whether to go on from one state rather than another: the later one of a lineage, else the one Redis holds."""
+    if found.lineage == known.lineage:
+        return (found.epoch, found.sequence) > (known.epoch, known.sequence)
+    if head_lineage in {found.lineage, known.lineage}:
+        return found.lineage == head_lineage
+    return found.created_ms > known.created_ms
 
 
 def describe_folder(folder: Path) -> list[StateFile]:
