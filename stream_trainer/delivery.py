@@ -19,7 +19,7 @@ from model_contract.dense_layout import DenseLayout
 from model_contract.errors import DimflowError
 from stream_trainer.checkpoint_store import CheckpointStore
 from stream_trainer.errors import CheckpointError, RedisUnavailable, StateError
-from stream_trainer.model_state import Manifest, ModelState
+from stream_trainer.model_state import Manifest, ModelState, settle_rows
 from stream_trainer.outgoing import encode_state
 from stream_trainer.publisher import Claim, Publisher
 
@@ -191,6 +191,7 @@ class Delivery:
 
     def _make_durable(self, cut: ModelState) -> ModelState:
         begin = time.perf_counter()
+        cut = settle_rows(cut)
         cut = replace(cut, manifest=msgspec.structs.replace(cut.manifest, base_sequence=self._base_sequence))
         self._store.write_delta(cut)
         self.counts.durable_sequence = cut.manifest.sequence

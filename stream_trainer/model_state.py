@@ -12,11 +12,21 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_table.early_copies import EarlyCopy, settled
 from embedding_table.table import RowsOfBlock, TableChanges
 from feature_admission.state_pages import StatePages
 from stream_trainer.errors import StateError
 
-__all__ = ["Arrays", "Manifest", "ModelState", "SampleTimes", "TopicOffset", "check_follows", "merge_states"]
+__all__ = [
+    "Arrays",
+    "Manifest",
+    "ModelState",
+    "SampleTimes",
+    "TopicOffset",
+    "check_follows",
+    "merge_states",
+    "settle_rows",
+]
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 
@@ -82,6 +92,7 @@ class ModelState:
         arrays: dense parameters with their optimizer, moments, metrics: complete in both kinds.
         admission: complete state of the admission policy (base), empty in a delta.
         admission_pages: pages of that state changed since the last cut (delta), empty in a base.
+        early: rows of a delta that were copied before the cut; `settle_rows` puts them in their place.
     """
 
     manifest: Manifest
@@ -89,6 +100,12 @@ class ModelState:
     arrays: Arrays
     admission: Arrays = field(default_factory=dict)
     admission_pages: tuple[StatePages, ...] = ()
+    early: tuple[EarlyCopy, ...] = ()
+
+
+def settle_rows(state: ModelState) -> ModelState:
+    """The same cut with all its rows in `rows`; takes its time, so off the training thread."""
+    return replace(state, rows=settled(state.early, state.rows), early=()) if state.early else state
 
 
 def check_follows(before: Manifest, found: Manifest) -> None:

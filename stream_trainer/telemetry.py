@@ -71,6 +71,7 @@ class TrainerPage:
         yield _counter("learn_seconds", "seconds spent in train steps", counts.learn_s)
         yield _counter("wait_seconds", "seconds the train step waited for a prepared chunk", counts.wait_s)
         yield _counter("cut_seconds", "seconds training stood still for cuts", counts.cut_s)
+        yield _gauge("longest_cut_seconds", "longest time training stood still for one of them", counts.longest_cut_s)
         yield _gauge("lineage_samples", "samples learned since the lineage began", trainer.learner.counts.samples)
         metrics = GaugeMetricFamily(
             "dimflow_trainer_progressive", "progressive metric: predicted before it was learned", labels=["metric"]

@@ -133,9 +133,7 @@ class Workers:
 
 @pytest.fixture
 def workers(tmp_path: Path, kafka, redis_server) -> Iterator[Workers]:
-    made = Workers(
-        tmp_path, kafka.bootstrap, redis_server.url, kafka.fresh_topic(), redis_server.fresh_prefix("model")
-    )
+    made = Workers(tmp_path, kafka.bootstrap, redis_server.url, kafka.fresh_topic(), redis_server.fresh_prefix("model"))
     yield made
     made.close()
 
@@ -160,7 +158,7 @@ def test_a_second_worker_joins_and_leaves_under_load_and_takes_over_when_the_fir
             second.kill()
         else:
             second.terminate()
-            assert second.exit_code == 0
+            assert second._process.exit_code == 0
     lineage = workers.model()["lineage"]
 
     second = workers.trainer("successor", state_dir=state).start()
@@ -199,5 +197,5 @@ def test_a_frozen_leader_is_succeeded_and_serves_nothing_stale_when_it_wakes(wor
     sequences = [model["sequence"] for model in seen]
     assert sequences == sorted(sequences)
     workers.wait("the first has ended", lambda: not first.running)
-    assert first.exit_code == 1
+    assert first._process.exit_code == 1
     workers.check_once(second, second.data_dir / "state")
