@@ -107,6 +107,18 @@ def _inspect(args: argparse.Namespace) -> int:
     return run_inspect(args)
 
 
+def _declare_checkpoint(parser: argparse.ArgumentParser) -> None:
+    from dimflow.checkpoint_command import add_checkpoint_arguments
+
+    add_checkpoint_arguments(parser)
+
+
+def _checkpoint(args: argparse.Namespace) -> int:
+    from dimflow.checkpoint_command import run_checkpoint
+
+    return run_checkpoint(args)
+
+
 def _declare_search(parser: argparse.ArgumentParser) -> None:
     from dimflow.search_command import add_search_arguments
 
@@ -163,6 +175,7 @@ _EXTRAS = {
     "serve": "serving",
     "produce": "trainer",
     "search": "trainer",
+    "checkpoint": "trainer",
     "dlq": "trainer",
     "versions": "trainer,serving",
     "rollback": "trainer,serving",
@@ -176,6 +189,7 @@ _WORDS = (
     ("serve", "Answer /predict from the increments in Redis", _declare_serve, _serve),
     ("produce", "Send a Parquet or CSV file or a synthetic stream to Kafka", _declare_produce, _produce),
     ("inspect", "Look at a state folder, its plans, a model file or what Redis holds", _declare_inspect, _inspect),
+    ("checkpoint", "List, verify or export the checkpoints in a state folder", _declare_checkpoint, _checkpoint),
     ("search", "Ask a running trainer for a dimension search", _declare_search, _search),
     ("versions", "List the versions in Redis that can be served", _declare_versions("versions"), _versions),
     ("rollback", "Make all servers serve an earlier version and stay there", _declare_versions("rollback"), _versions),

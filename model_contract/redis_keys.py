@@ -7,6 +7,7 @@ script may touch several of them in a cluster, and no two models share a key.
     dimflow:{model}:increments:<lineage>                  stream, entry id "<sequence>-0", field "data"
     dimflow:{model}:base:<lineage>:<base_sequence>:<i>    string, the i-th chunk of the base's bytes
     dimflow:{model}:versions                              hash, version name -> JSON of the base that is stored whole
+    dimflow:{model}:leader                                string with a time to live, the trainer that leads; see there
 """
 
 import re
@@ -76,6 +77,11 @@ class RedisKeys:
     def versions(self) -> str:
         """Hash that lists the bases that are stored whole."""
         return f"{self.prefix}versions"
+
+    @property
+    def leader(self) -> str:
+        """String `<home>:<process>` of the trainer that trains and publishes now; gone when it is not renewed."""
+        return f"{self.prefix}leader"
 
     def increments(self, lineage: str) -> str:
         """Capped stream of the lineage's increments."""

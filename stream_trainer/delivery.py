@@ -21,7 +21,7 @@ from model_contract.errors import DimflowError
 from model_contract.published_versions import Hold
 from stream_trainer.checkpoint_store import CheckpointStore
 from stream_trainer.errors import CheckpointError, RedisUnavailable, StateError
-from stream_trainer.model_state import Manifest, ModelState
+from stream_trainer.model_state import Manifest, ModelState, settle_rows
 from stream_trainer.outgoing import encode_state
 from stream_trainer.publisher import Claim, Publisher
 from stream_trainer.quality_gate import GateRules, QualityGate, is_held
@@ -35,6 +35,13 @@ _RETRY_S = 0.5
 
 def _nobody(_: Manifest) -> None:
     """Stands for a listener where there is none."""
+
+
+def _branched(manifest: Manifest) -> Manifest:
+    """The same cut as the first of a lineage of its own: numbers of the old one may be taken already."""
+    lineage = uuid.uuid4().hex
+    logger.warning("%s went on past sequence %d: now %s", manifest.lineage, manifest.sequence, lineage)
+    return msgspec.structs.replace(manifest, lineage=lineage, origin=(manifest.lineage, manifest.sequence))
 
 
 class DeliveryCounts:
@@ -87,36 +94,40 @@ class Delivery:
         self._failure: Exception | None = None
         self._own: Manifest
         self._claimed = False
+        self._begun_here = False
         self._base_sequence = 0
         self._published = -1
         self._told: Hold | None | str = "nothing yet"
         self._rebase: threading.Thread | None = None
         self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
 
-    def start(self, state: ModelState) -> ModelState:
+    def start(self, state: ModelState, *, behind: bool = False) -> ModelState:
         """Claims the model in Redis for a new epoch and starts the threads.
 
         Args:
             state: the complete state that the trainer goes on from; already restored or fresh.
+            behind: whether the lineage was durable past this state, so that others may have seen more of it.
 
         Returns:
-            the same state with the manifest the trainer must go on with: the next epoch, and a new lineage where
-            Redis has seen more of the old one than the disk still holds. It is durable as a base.
+            the same state with the manifest the trainer must go on with: the next epoch, and a new lineage where more
+            was seen of the old one than the disk still holds. It is durable as a base.
 
         Raises:
             Fenced: a later epoch of this lineage publishes already.
         """
         manifest = msgspec.structs.replace(state.manifest, epoch=state.manifest.epoch + 1)
+        if behind:
+            manifest = _branched(manifest)
         try:
             claim = self._claim(manifest)
         except RedisUnavailable as error:
             logger.warning("redis is not there yet, increments wait on the disk: %s", error)
             claim = None
-        if claim == "ahead":
-            old = manifest.lineage
-            manifest = msgspec.structs.replace(manifest, lineage=uuid.uuid4().hex)
-            logger.warning("%s was published past sequence %d: now %s", old, manifest.sequence, manifest.lineage)
+        left = claim == "foreign" and manifest.epoch > 1 and not behind
+        if claim == "ahead" or left:  # numbers behind this state may have been given to other cuts
+            manifest = _branched(manifest)
         self._own = manifest
+        self._begun_here = manifest.epoch == 1 or manifest.lineage != state.manifest.lineage
         state = self.gate.resume(replace(state, manifest=manifest))
         self._store.write_base(state)
         self._base_sequence = manifest.sequence
@@ -192,6 +203,7 @@ class Delivery:
 
     def _make_durable(self, cut: ModelState) -> ModelState:
         begin = time.perf_counter()
+        cut = settle_rows(cut)
         cut = replace(cut, manifest=msgspec.structs.replace(cut.manifest, base_sequence=self._base_sequence))
         cut = self.gate.judge(cut)
         self._store.write_delta(cut)
@@ -235,7 +247,7 @@ class Delivery:
     def _claim_late(self) -> None:
         """Redis was away at the start: what `start` would have done then."""
         claim = self._claim(msgspec.structs.replace(self._own, sequence=self.counts.durable_sequence))
-        if claim == "ahead":
+        if claim == "ahead" or (claim == "foreign" and not self._begun_here):
             message = f"redis holds more of lineage {self._own.lineage} than this trainer: start it again to branch off"
             raise StateError(message)
         if claim != "ok":

@@ -7,7 +7,20 @@ import pytest
 
 from dimflow.command import main
 
-WORDS = ["demo", "train", "serve", "produce", "inspect", "search", "versions", "rollback", "pin", "unpin", "dlq"]
+WORDS = [
+    "demo",
+    "train",
+    "serve",
+    "produce",
+    "inspect",
+    "checkpoint",
+    "search",
+    "versions",
+    "rollback",
+    "pin",
+    "unpin",
+    "dlq",
+]
 
 
 @pytest.mark.parametrize("word", WORDS)
