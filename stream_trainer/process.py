@@ -26,6 +26,7 @@ from feature_admission.least_frequent import LeastFrequentEviction
 from model_contract.process_settings import SettingError, describe_settings
 from model_contract.sample_decoding import SampleDecoder
 from model_contract.schema import ModelSchema
+from stream_trainer.alignment_switch import aligned_state
 from stream_trainer.amx_support import amx_is_usable
 from stream_trainer.app import run_app
 from stream_trainer.bf16_step import Bf16Step
@@ -123,7 +124,12 @@ def new_step(schema: ModelSchema, recipe: Recipe, seed: int, precision: Precisio
     """The fastest train step of a precision that this machine can run.
 
     In bf16 that is our own kernels where the processor multiplies bfloat16 in tiles, and torch's autocast elsewhere.
+
+    Raises:
+        SettingError: bf16 for a model with a linear alignment.
     """
+    if precision == "bf16" and schema.align == "linear":
+        raise SettingError(PREFIX + "PRECISION", precision, "fp32, as the model file has align = 'linear'")
     if precision == "fp32":
         return FusedStep(schema, recipe, seed=seed)
     if amx_is_usable():
@@ -220,8 +226,11 @@ def _restored(learner: Learner, store: CheckpointStore) -> ModelState:
         state = learner.fresh_state(now_ms())
         logger.info("new lineage %s in %s", state.manifest.lineage, store.folder)
         return state
-    learner.restore(stored.state)
-    manifest = stored.state.manifest
+    state = aligned_state(stored.state, learner.schema, Recipe())
+    if state is not stored.state:
+        logger.info("%s goes over to a linear alignment as %s", stored.state.manifest.lineage, state.manifest.lineage)
+    learner.restore(state)
+    manifest = state.manifest
     logger.info(
         "restored lineage %s at sequence %d: %d samples, %d rows",
         manifest.lineage,
@@ -229,7 +238,7 @@ def _restored(learner: Learner, store: CheckpointStore) -> ModelState:
         manifest.samples_trained,
         learner.table.rows,
     )
-    return stored.state
+    return state
 
 
 def _admission_factory(settings: TrainerSettings) -> Callable[[], AdmissionPolicy]:

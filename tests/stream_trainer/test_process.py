@@ -72,3 +72,12 @@ def test_a_state_folder_in_use_stops_the_start(tmp_path: Path) -> None:
     with pytest.raises(StateFolderInUse):
         run_trainer(chosen)
     holder.close()
+
+
+@pytest.mark.parametrize("amx", [False, True])
+def test_bf16_refuses_a_linear_alignment_by_name(monkeypatch: pytest.MonkeyPatch, amx: bool) -> None:
+    monkeypatch.setattr(stream_trainer.process, "amx_is_usable", lambda: amx)
+    linear = dataclasses.replace(SCHEMA, align="linear")
+    with pytest.raises(SettingError, match=r"DIMFLOW_TRAINER_PRECISION.*fp32.*align"):
+        make_learner(linear, settings(precision="bf16"))
+    assert type(make_learner(linear, settings()).step) is FusedStep
