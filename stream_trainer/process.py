@@ -44,6 +44,7 @@ from stream_trainer.stream_settings import StreamSettings
 from stream_trainer.telemetry import TrainerPage
 from stream_trainer.train_step import Precision, TrainStep
 from stream_trainer.trainer import Trainer, now_ms
+from stream_trainer.turned_columns import turned_state
 from stream_trainer.warm_up import warm_up
 
 __all__ = ["make_learner", "new_step", "read_schema", "run_trainer"]
@@ -229,6 +230,8 @@ def _restored(learner: Learner, store: CheckpointStore) -> ModelState:
     state = aligned_state(stored.state, learner.schema, Recipe())
     if state is not stored.state:
         logger.info("%s goes over to a linear alignment as %s", stored.state.manifest.lineage, state.manifest.lineage)
+        if learner.dimensions is not None:  # columns will be cut: then what rows say should lie in few of them
+            state = turned_state(state, learner.step.layout)
     learner.restore(state)
     manifest = state.manifest
     logger.info(
