@@ -10,6 +10,8 @@ is of the bytes that uniform D = 32 takes at the end of the stream: 4 bytes a co
 - mde: mixed dimensions by power law of the final table sizes, known beforehand (Ginart et al. 2019), from the start.
 - magnitude, sseds: uniform D = 32, pruned once after a quarter of the stream (SSEDS: Qu et al. 2022), then on.
 - continual_slots, continual_bands: dimflow's search every 50,000 samples, columns up to 64, without and with bands.
+- on request only: METHOD_linear, with `align = linear` (`--align linear` for all methods named), and METHOD_cold or
+  METHOD_warm_cold, whose first layer starts anew after a resize (`--after-resize cold_first_layer` for all).
 
 Results: `METHOD@SHARE` with `auc_mean`, `auc_spread` (largest minus smallest), `log_loss`, `bytes`, `share`, `seeds`.
 """
@@ -23,6 +25,7 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +41,7 @@ from dimension_search.evidence import BlockEvidence
 from dimension_search.fixed_widths import PowerLaw
 from dimension_search.heat import HeatBands
 from dimension_search.principal import PrincipalPlanner
+from model_contract.schema import Align
 from stream_trainer.dimension_keeper import DimensionRules
 from stream_trainer.learner import Learner
 from stream_trainer.process import make_learner
@@ -49,6 +53,7 @@ ROWS = {"globo": 1_000_000, "movielens": 487_650, "criteo": 80_000}
 METHODS = ("uniform", "magnitude", "mde", "sseds", "continual_slots", "continual_bands")
 SHARES = (1.0, 0.5, 0.25, 0.125, 0.0625)
 DIM, WIDEST = 32, 64
+ENDINGS = ("_linear", "_warm_cold", "_cold")
 _SORT_SAMPLES = 16_384
 _EVERYTHING = 1 << 40
 BANDS = HeatBands((0.03, 0.5))
@@ -69,12 +74,29 @@ def _final_rows(data: str, rows: int) -> NDArray[np.int64]:
     return np.array([use.rows for use in learner.table.block_uses()], np.int64)
 
 
-def _learner(stream: ClickStream, dim: int, seed: int, recipe: Recipe, rules: DimensionRules | None = None) -> Learner:
+def parts_of(method: str) -> tuple[str, Align, bool]:
+    """The method without its endings, how rows are aligned, and whether the first layer starts anew."""
+    align: Align = "zero_pad"
+    cold = False
+    while ending := next((one for one in ENDINGS if method.endswith(one)), None):
+        method = method.removesuffix(ending)
+        align, cold = ("linear", cold) if ending == "_linear" else (align, True)
+    return method, align, cold
+
+
+def _learner(
+    stream: ClickStream,
+    dim: int,
+    seed: int,
+    recipe: Recipe,
+    rules: DimensionRules | None = None,
+    align: Align = "zero_pad",
+) -> Learner:
     nowhere = Path("unused")
     settings = TrainerSettings(
         model_file=nowhere, state_dir=nowhere, seed=seed, memory_bytes=4 << 30, count_half_life_s=COUNT_HALF_LIFE_S
     )
-    return make_learner(replace(stream.schema, dim=dim), settings, recipe, rules)
+    return make_learner(replace(stream.schema, dim=dim, align=align), settings, recipe, rules)
 
 
 def _learn(stream: ClickStream, learner: Learner) -> int:
@@ -97,6 +119,8 @@ def _learn(stream: ClickStream, learner: Learner) -> int:
 
 def rules_of(method: str, share: float, data: str, rows: int) -> DimensionRules:
     """When and how a method searches."""
+    method, _, cold = parts_of(method)
+    after: Literal["keep", "cold_first_layer"] = "cold_first_layer" if cold else "keep"
     full = int(_final_rows(data, rows).sum() * (COLUMN_BYTES * DIM + ROW_STATE_BYTES))
     if method.startswith("continual"):
         bands = BANDS if method == "continual_bands" else HeatBands()
@@ -108,6 +132,7 @@ def rules_of(method: str, share: float, data: str, rows: int) -> DimensionRules:
             first_search_samples=2048,
             search_every_samples=50_000,
             budget_search_samples=8192,
+            after_resize=after,
         )
     return DimensionRules(
         planner=ColumnPruning("magnitude" if method == "magnitude" else "sseds"),
@@ -116,6 +141,7 @@ def rules_of(method: str, share: float, data: str, rows: int) -> DimensionRules:
         first_search_samples=rows // 4,
         tolerance=np.inf,
         one_shot=True,
+        after_resize=after,
     )
 
 
@@ -124,18 +150,20 @@ def run(method: str, share: float, data: str, rows: int, seed: int, recipe: Reci
     stream = _stream(data, rows)
     final = _final_rows(data, rows)
     full = int(final.sum()) * (COLUMN_BYTES * DIM + ROW_STATE_BYTES)
+    whole, (method, align, _) = method, parts_of(method)
     with threadpool_limits(1, user_api="blas"):
         if method == "uniform":
             width = max(1, (int(share * full) // int(final.sum()) - ROW_STATE_BYTES) // COLUMN_BYTES)
-            learner = _learner(stream, width, seed, recipe)
+            learner = _learner(stream, width, seed, recipe, align=align)
         elif method == "mde":
-            learner = _learner(stream, DIM, seed, recipe)
+            learner = _learner(stream, DIM, seed, recipe, align=align)
             learner.table.begin_resize(_power_law(final, int(share * full)))
             learner.table.resize_some(_EVERYTHING)
         elif method in {"magnitude", "sseds"}:
-            learner = _learner(stream, DIM, seed, recipe, None if share == 1 else rules_of(method, share, data, rows))
+            rules = None if share == 1 else rules_of(whole, share, data, rows)
+            learner = _learner(stream, DIM, seed, recipe, rules, align)
         else:
-            learner = _learner(stream, WIDEST, seed, recipe, rules_of(method, share, data, rows))
+            learner = _learner(stream, WIDEST, seed, recipe, rules_of(whole, share, data, rows), align)
         peak = _learn(stream, learner)
     found = learner.metrics.summary()
     return {"auc": found["auc"], "log_loss": found["log_loss"], "bytes": peak, "memory_bytes": learner.table.bytes_used}
@@ -182,6 +210,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=0, help="samples, 0 for all of the comparison")
     parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--align", choices=get_args(Align), default="zero_pad", help="of all methods")
+    parser.add_argument("--after-resize", choices=("keep", "cold_first_layer"), default="keep", help="of all methods")
     parser.add_argument("--shares", default=",".join(map(str, SHARES)))
     parser.add_argument("--jobs", type=int, default=2, help="runs at the same time; quality is measured, not speed")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="field of the recipe")
@@ -192,7 +222,9 @@ def main() -> None:
         report("dimensions", {"skipped": f"{FILES[options.data]} is not there"})
         return
     rows = options.rows or ROWS[options.data]
-    methods, shares = options.methods.split(","), [float(share) for share in options.shares.split(",")]
+    ending = ("_linear" if options.align == "linear" else "") + ("" if options.after_resize == "keep" else "_cold")
+    methods = [method + ending for method in options.methods.split(",")]
+    shares = [float(share) for share in options.shares.split(",")]
     seeds = options.seeds
     if options.quick:
         rows, methods, shares, seeds = min(rows, 150_000), ["uniform", "continual_bands"], [0.125], 1

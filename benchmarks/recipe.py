@@ -4,7 +4,7 @@
 [--precision bf16]`.
 The trainer's own parts and default settings, in memory: count-min admission, missing rows, everything predicted before
 it is learned. `--set` changes fields of the recipe, `--top 256,64` the top MLP, to try what the defaults were chosen
-against. A seed is dead when its AUC stays below 0.55.
+against, `--align linear --dim 32` another alignment and width. A seed is dead when its AUC stays below 0.55.
 
 Results: `auc_mean`, `auc_spread` (largest minus smallest), `auc` of every seed, `log_loss_mean`, `dead_seeds`.
 """
@@ -14,6 +14,7 @@ import dataclasses
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -21,6 +22,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.click_stream import CLICKS, ClickStream, load_clicks
 from benchmarks.overlapped_training import decoded, learn_overlapped
 from benchmarks.report import report
+from model_contract.schema import Align
 from stream_trainer.process import make_learner
 from stream_trainer.recipe import Recipe
 from stream_trainer.settings import TrainerSettings
@@ -54,6 +56,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=CLICKS)
     parser.add_argument("--model", default="globo", help="packaged model of the data")
     parser.add_argument("--top", help="widths of the top MLP, such as 256,64")
+    parser.add_argument("--align", choices=get_args(Align), default="zero_pad", help="how narrow rows meet")
+    parser.add_argument("--dim", type=int, help="D, the model's own if left out")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="field of the recipe")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     options = parser.parse_args()
@@ -63,6 +67,7 @@ def main() -> None:
     if options.top:
         top = tuple(int(width) for width in options.top.split(","))
         stream = replace(stream, schema=replace(stream.schema, top=top))
+    stream = replace(stream, schema=replace(stream.schema, align=options.align, dim=options.dim or stream.schema.dim))
     recipe = changed_recipe(options.set)
     with threadpool_limits(1, user_api="blas"):
         runs = [run_seed(stream, recipe, seed, options.precision) for seed in range(seeds)]
@@ -74,6 +79,8 @@ def main() -> None:
             "rows": stream.rows,
             "precision": options.precision,
             "top": list(stream.schema.top),
+            "align": stream.schema.align,
+            "dim": stream.schema.dim,
             "recipe": dataclasses.asdict(recipe),
             "auc_mean": round(float(aucs.mean()), 4),
             "auc_spread": round(float(np.ptp(aucs)), 4),

@@ -1,8 +1,9 @@
 """Where every dense parameter lies in one flat vector, and what it starts as.
 
 Knows no optimizer and no arithmetic of the network. Invariant: names and order follow from the schema alone (bottom
-layers, then top layers, weight before bias, weight as (out, in) in C order), so that trainer, increment and server
-cut the same vector in the same places.
+layers, then top layers, weight before bias, weight as (out, in) in C order, then the alignment), so that trainer,
+increment and server cut the same vector in the same places; without its alignment a vector is that of the same schema
+with zero_pad.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from model_contract.errors import SchemaError
 from model_contract.increment import DenseTensor
 from model_contract.schema import ModelSchema
 
-__all__ = ["DenseEntry", "DenseLayout", "LinearEntry"]
+__all__ = ["AlignmentEntry", "DenseEntry", "DenseLayout", "LinearEntry"]
 
 _DOTS_GAIN = 1.5
 """What the logit gains from the sum of all dots at the start; 1 to 3 do equally well over 36 pairs."""
@@ -51,13 +52,40 @@ class LinearEntry:
     bias_offset: int
 
 
+@dataclass(frozen=True, slots=True)
+class AlignmentEntry:
+    """Where the tensors of a linear alignment start in the flat vector; see `model_contract.row_alignment`.
+
+    Attributes:
+        slots: F.
+        dim: D.
+        weight: (F, D, D).
+        scale: (F, D).
+        shift: (F, D).
+        mean: (F, D), of what the weight gives; from here on nothing is learned by gradient.
+        variance: (F, D).
+        batches: (1,), micro-batches that mean and variance have seen.
+    """
+
+    slots: int
+    dim: int
+    weight: int
+    scale: int
+    shift: int
+    mean: int
+    variance: int
+    batches: int
+
+
 class DenseLayout:
     """The dense parameters of a schema's DLRM.
 
     Attributes:
         bottom: layers from the n dense features to D; empty when the schema has no dense feature.
         top: layers from the interaction to one logit.
+        align: the alignment's tensors, None for zero_pad.
         entries: every parameter in the order of the flat vector.
+        learned: values in front that have a gradient; behind them are the alignment's statistics.
         size: P, values in the flat vector.
         vectors: vectors that interact with each other: F, and one more when there is a bottom MLP.
         pairs: pairs of them.
@@ -78,7 +106,9 @@ class DenseLayout:
         self._size = 0
         self.bottom = self._stack("bottom", bottom_widths)
         self.top = self._stack("top", top_widths)
+        self.align = self._alignment(len(schema.sparse), schema.dim) if schema.align == "linear" else None
         self.entries = tuple(self._entries)
+        self.learned = self.align.mean if self.align else self._size
         self.size = self._size
 
     def _stack(self, name: str, widths: Sequence[int]) -> tuple[LinearEntry, ...]:
@@ -88,6 +118,12 @@ class DenseLayout:
             bias = self._append(f"{name}.{index}.bias", (outputs,))
             layers.append(LinearEntry(inputs, outputs, weight, bias))
         return tuple(layers)
+
+    def _alignment(self, slots: int, dim: int) -> AlignmentEntry:
+        places = {"weight": self._append("align.weight", (slots, dim, dim))}
+        for name in ("scale", "shift", "mean", "variance"):
+            places[name] = self._append(f"align.{name}", (slots, dim))
+        return AlignmentEntry(slots, dim, batches=self._append("align.batches", (1,)), **places)
 
     def _append(self, name: str, shape: tuple[int, ...]) -> int:
         entry = DenseEntry(name, shape, self._size)
@@ -137,6 +173,7 @@ class DenseLayout:
         passes the sum of all dots on to the logit. So the network starts as a factorization machine with a little
         noise, and rows learn from the first sample on, in every seed. Through random layers alone the dots of fresh
         rows reach the logit with a small gain of random sign, and a seed's luck decides for half a million samples.
+        An alignment starts as the identity in every seed.
         """
         generator = np.random.default_rng(seed)
         flat = np.zeros(self.size, np.float32)
@@ -148,6 +185,11 @@ class DenseLayout:
             biases = generator.standard_normal(layer.outputs, np.float32) * np.float32(np.sqrt(1.0 / layer.outputs))
             flat[layer.bias_offset : layer.bias_offset + layer.outputs] = biases
         self._pass_dots_on(flat)
+        if self.align:
+            at = self.align
+            flat[at.weight : at.scale].reshape(-1, at.dim, at.dim)[:] = np.eye(at.dim)
+            flat[at.scale : at.shift] = 1.0
+            flat[at.variance : at.batches] = 1.0
         return flat
 
     def _pass_dots_on(self, flat: NDArray[np.float32]) -> None:

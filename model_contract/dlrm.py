@@ -10,10 +10,32 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model_contract.dense_layout import DenseLayout, LinearEntry
+from model_contract.dense_layout import AlignmentEntry, DenseLayout, LinearEntry
 from model_contract.schema import ModelSchema
 
-__all__ = ["Dlrm"]
+__all__ = ["Alignment", "Dlrm"]
+
+
+class Alignment(nn.Module):
+    """A linear map of each slot's pooled rows with folded batch norm; see `model_contract.row_alignment`."""
+
+    def __init__(self, entry: AlignmentEntry) -> None:
+        super().__init__()
+        each = (entry.slots, entry.dim)
+        self.weight = nn.Parameter(torch.eye(entry.dim).repeat(entry.slots, 1, 1))
+        self.scale = nn.Parameter(torch.ones(each))
+        self.shift = nn.Parameter(torch.zeros(each))
+        self.mean = nn.Parameter(torch.zeros(each), requires_grad=False)
+        self.variance = nn.Parameter(torch.ones(each), requires_grad=False)
+        self.batches = nn.Parameter(torch.zeros(1), requires_grad=False)
+
+    def project(self, emb: Tensor) -> Tensor:
+        """What the statistics are of: z f32 (B, F, D)."""
+        return torch.einsum("bfi,fij->bfj", emb, self.weight)
+
+    def forward(self, emb: Tensor) -> Tensor:
+        """The aligned rows y f32 (B, F, D) of pooled rows f32 (B, F, D)."""
+        return self.project(emb) * self.scale + self.shift
 
 
 class Dlrm(nn.Module):
@@ -24,6 +46,7 @@ class Dlrm(nn.Module):
         self.layout = DenseLayout(schema)
         self.bottom = nn.ModuleList(_linear(entry) for entry in self.layout.bottom)
         self.top = nn.ModuleList(_linear(entry) for entry in self.layout.top)
+        self.align = Alignment(self.layout.align) if self.layout.align else None
         self._pair_rows, self._pair_columns = np.tril_indices(self.layout.vectors, k=-1)
 
     def forward(self, emb: Tensor, dense: Tensor) -> Tensor:
@@ -36,6 +59,8 @@ class Dlrm(nn.Module):
         Returns:
             f32 (B,); bf16 under autocast.
         """
+        if self.align is not None:
+            emb = self.align(emb)
         vectors, parts = emb, []
         if self.bottom:
             x = dense

@@ -4,7 +4,8 @@ Knows no table, no optimizer and no torch. Invariant: sums run in the same order
 kernels here allocate nothing, so that a train step may run thousands of them under one released lock.
 
 The activations of b samples lie in one flat array: stage k is `work[b * starts[k] : b * starts[k + 1]]` as (b, width):
-first the output of every bottom layer, then what the top MLP reads, then the output of every top layer but the last.
+first the output of every bottom layer, then what the top MLP reads, then the output of every top layer but the last;
+behind them the stages of `row_alignment` where there is one.
 Source: Naumov et al. 2019, arXiv 1906.00091, section 2; matrix products are BLAS (numba's np.dot).
 """
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from model_contract.compiled import fast_kernel
 from model_contract.dense_layout import DenseLayout
+from model_contract.row_alignment import align_rows, alignment_places, alignment_widths
 
 __all__ = [
     "BIAS",
@@ -43,20 +45,23 @@ class NetworkShape(NamedTuple):
         layers: i64 (layers, 4): inputs, outputs, offset of the weight and of the bias in the flat vector.
         bottom: how many of the layers are the bottom MLP's.
         starts: i64 (stages + 1,), where each stage of the activations starts, per sample.
+        align: i64, see `row_alignment.alignment_places`; empty for zero_pad. Its stages are the last three.
     """
 
     layers: NDArray[np.int64]
     bottom: int
     starts: NDArray[np.int64]
+    align: NDArray[np.int64]
 
 
 def network_shape(layout: DenseLayout) -> NetworkShape:
     """The shape of a layout's network; `starts[-1]` floats of work are needed per sample."""
     layers = [(e.inputs, e.outputs, e.weight_offset, e.bias_offset) for e in (*layout.bottom, *layout.top)]
     widths = [e.outputs for e in layout.bottom] + [layout.interaction_width] + [e.outputs for e in layout.top[:-1]]
+    widths += alignment_widths(layout.align)
     starts = np.zeros(len(widths) + 1, np.int64)
     np.cumsum(widths, out=starts[1:])
-    return NetworkShape(np.array(layers, np.int64), len(layout.bottom), starts)
+    return NetworkShape(np.array(layers, np.int64), len(layout.bottom), starts, alignment_places(layout.align))
 
 
 @fast_kernel
@@ -160,7 +165,14 @@ def forward(
     if shape.bottom:
         bottom = stage(work, shape.starts, shape.bottom - 1, rows)
     x = stage(work, shape.starts, shape.bottom, rows)
-    interact(emb, bottom, x)
+    if shape.align.size:
+        first = shape.layers.shape[0]
+        projected = stage(work, shape.starts, first, rows)
+        aligned = stage(work, shape.starts, first + 1, rows).reshape(emb.shape)
+        align_rows(shape.align, flat, emb, projected, aligned, stage(work, shape.starts, first + 2, rows))
+        interact(aligned, bottom, x)
+    else:
+        interact(emb, bottom, x)
     last = shape.layers.shape[0] - 1
     for number in range(shape.bottom, last):
         y = stage(work, shape.starts, number + 1, rows)

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from model_contract.errors import SchemaError
 from model_contract.feature_id import missing_id
 
-__all__ = ["RESERVED_NAMES", "DenseFeature", "ModelSchema", "Pooling", "SparseSlot", "Transform"]
+__all__ = ["RESERVED_NAMES", "Align", "DenseFeature", "ModelSchema", "Pooling", "SparseSlot", "Transform"]
 
+Align = Literal["zero_pad", "linear"]
 Pooling = Literal["sum", "mean"]
 Transform = Literal["none", "log1p", "standardise"]
 
@@ -93,6 +94,8 @@ class ModelSchema:
         bottom: hidden widths of the bottom MLP; with dense features a last layer to D is implied, without any there
             is no bottom MLP and this stays empty.
         top: hidden widths of the top MLP; a last layer to 1 is implied.
+        align: how rows narrower than D meet in the interaction: with zeros in the columns they have not got, or through
+            a learned linear map of each slot, see `model_contract.row_alignment`.
 
     Raises:
         SchemaError: a value out of bounds, a name used twice or reserved.
@@ -104,6 +107,7 @@ class ModelSchema:
     dim: int = 16
     bottom: tuple[int, ...] = ()
     top: tuple[int, ...] = (256, 64)
+    align: Align = "zero_pad"
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _MODEL_NAME.fullmatch(self.name):
@@ -111,6 +115,8 @@ class ModelSchema:
         _check_int("dim", self.dim, _MAX_DIM)
         _check_widths("bottom", self.bottom)
         _check_widths("top", self.top)
+        if self.align not in get_args(Align):
+            _refuse("align", self.align, "'zero_pad' or 'linear'")
         if not 1 <= len(self.sparse) <= _MAX_FEATURES:
             _refuse("number of sparse slots", len(self.sparse), f"1 to {_MAX_FEATURES}")
         if len(self.dense) > _MAX_FEATURES:
@@ -150,7 +156,10 @@ class ModelSchema:
 
     def to_json(self) -> str:
         """Canonical JSON: keys sorted, no spaces; what the fingerprint is made of."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        fields = asdict(self)
+        if self.align == "zero_pad":
+            del fields["align"]  # as before there was a choice: models that do not use it keep their fingerprint
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
     @staticmethod
     def from_json(text: str | bytes) -> "ModelSchema":
@@ -184,7 +193,7 @@ class ModelSchema:
         return _schema_of({**model, **features})
 
 
-_SCHEMA_KEYS = {"name", "sparse", "dense", "dim", "bottom", "top"}
+_SCHEMA_KEYS = {"name", "sparse", "dense", "dim", "bottom", "top", "align"}
 
 
 @lru_cache(maxsize=256)

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from embedding_table.table import EmbeddingTable
 from model_contract.dense_layout import DenseLayout
-from model_contract.dlrm import Dlrm
+from model_contract.dlrm import Alignment, Dlrm
 from model_contract.schema import ModelSchema
+from stream_trainer.alignment_backward import EPSILON, SETTLED_AFTER
 from stream_trainer.dense_state import DenseState
 from stream_trainer.onednn_guard import guard_onednn
 from stream_trainer.prepared_batch import PreparedBatch
@@ -78,6 +79,10 @@ class AutogradStep:
         """See `TrainStep.state`."""
         return self._state.state()
 
+    def restart_first_layer(self) -> None:
+        """See `TrainStep.restart_first_layer`."""
+        self._state.restart_first_layer()
+
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """See `TrainStep.restore`."""
         self._state.restore(state)
@@ -91,10 +96,28 @@ class AutogradStep:
         self._module.zero_grad(set_to_none=True)
         losses.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
+            projected = self._module.align.project(rows) if self._module.align else None
             for parameter, accumulator in self._learned:
                 if parameter.grad is not None:
                     accumulator.addcmul_(parameter.grad, parameter.grad)
                     root = accumulator.sqrt().add_(self._recipe.dense_eps)
                     parameter.addcdiv_(parameter.grad, root, value=-self._recipe.dense_rate)
+            if self._module.align and projected is not None:
+                _follow(self._module.align, projected)
         predicted: NDArray[np.float32] = logits.detach().numpy()
         return predicted
+
+
+def _follow(align: Alignment, projected: Tensor) -> None:
+    """What `alignment_backward.follow_statistics` does, by torch: projected f32 (b, F, D), from before the step."""
+    seen = float(align.batches)
+    rate = 1 / min(seen + 1, SETTLED_AFTER)
+    mean, variance = align.mean.clone(), align.variance.clone()
+    apart = projected - mean
+    align.mean.add_(rate * apart.mean(dim=0))
+    align.variance.mul_(1 - rate).add_(rate * apart.square().mean(dim=0)).sub_((align.mean - mean).square()).clamp_(0)
+    align.batches.fill_(min(seen + 1, SETTLED_AFTER))
+    if seen >= SETTLED_AFTER:  # gamma and beta stay, so scale and shift move
+        scaled = align.scale * ((variance + EPSILON) / (align.variance + EPSILON)).sqrt()
+        align.shift.add_(align.scale * mean - scaled * align.mean)
+        align.scale.copy_(scaled)

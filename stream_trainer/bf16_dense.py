@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from embedding_table.thread_parts import in_parts
 from model_contract.dlrm_kernels import network_shape
+from model_contract.errors import SchemaError
 from stream_trainer.bf16_network import bf16_gradients, pack_weights
 from stream_trainer.bf16_space import new_bf16_space, new_packed_weights, packed_places
 from stream_trainer.dense_learner import learn_from, parts_of_batch
@@ -26,6 +27,9 @@ class Bf16DenseLearner:
         recipe: rates and micro-batch size.
         threads: cores to share a large micro-batch among; None for all there are.
 
+    Raises:
+        SchemaError: the model has a linear alignment, which these kernels do not know.
+
     Attributes:
         shape: of the network.
         places: of packed factors.
@@ -34,6 +38,9 @@ class Bf16DenseLearner:
     """
 
     def __init__(self, state: DenseState, recipe: Recipe, threads: int | None = None) -> None:
+        if state.layout.align:
+            detail = "align is 'linear'; expected 'zero_pad' where the products are in bf16"
+            raise SchemaError(detail)
         self.shape = network_shape(state.layout)
         self._state = state
         self._recipe = recipe
@@ -72,4 +79,4 @@ class Bf16DenseLearner:
 
         in_parts(pack, parts)
         in_parts(differentiate, parts)
-        learn_from(self._state, self._recipe, [space.grad for space in self.spaces])
+        learn_from(shape, self._state, self._recipe, [space.grad for space in self.spaces])

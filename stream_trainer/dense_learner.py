@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from embedding_table.thread_parts import available_threads, in_parts
 from model_contract.compiled import kernel
 from model_contract.dlrm_kernels import NetworkShape, forward, network_shape
+from stream_trainer.alignment_backward import follow_statistics
 from stream_trainer.dense_state import DenseState
 from stream_trainer.dlrm_backward import adagrad, backward, logit_gradient
 from stream_trainer.recipe import Recipe
@@ -87,10 +88,10 @@ def parts_of_batch(rows: int, size: int, threads: int | None) -> int:
     return min(threads or available_threads(), rows) if rows * size >= _WIDE_PRODUCTS else 1
 
 
-def learn_from(state: DenseState, recipe: Recipe, grads: Sequence[NDArray[np.float32]]) -> None:
-    """One step of the optimizer on the sum of the parts' gradients, each f32 (P,); the first is overwritten."""
-    parts = len(grads)
-    places = np.linspace(0, state.layout.size, parts + 1).astype(np.int64)
+def learn_from(shape: NetworkShape, state: DenseState, recipe: Recipe, grads: Sequence[NDArray[np.float32]]) -> None:
+    """One step of everything dense on the sum of the parts' gradients, each f32 (P,); the first is overwritten."""
+    parts, learned = len(grads), state.layout.learned
+    places = np.linspace(0, learned, parts + 1).astype(np.int64)
 
     def learn(part: int) -> None:
         place = slice(places[part], places[part + 1])
@@ -100,6 +101,10 @@ def learn_from(state: DenseState, recipe: Recipe, grads: Sequence[NDArray[np.flo
         adagrad(state.parameters[place], state.accumulators[place], grad, recipe.dense_rate, recipe.dense_eps)
 
     in_parts(learn, parts)
+    if state.layout.align:
+        for other in grads[1:]:
+            grads[0][learned:] += other[learned:]
+        follow_statistics(shape.align, state.parameters, grads[0])
 
 
 class DenseSide(Protocol):
@@ -184,4 +189,4 @@ class DenseLearner:
             )
 
         in_parts(differentiate, parts)
-        learn_from(self._state, self._recipe, [space.grad for space in self.spaces])
+        learn_from(self.shape, self._state, self._recipe, [space.grad for space in self.spaces])

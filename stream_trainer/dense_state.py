@@ -13,11 +13,24 @@ from model_contract.dense_layout import DenseLayout
 from stream_trainer.errors import StateError
 from stream_trainer.recipe import Recipe
 
-__all__ = ["DenseState"]
+__all__ = ["DenseState", "initial_accumulators"]
+
+
+def initial_accumulators(layout: DenseLayout, recipe: Recipe) -> NDArray[np.float32]:
+    """Where Adagrad's sums of squares start, f32 (P,); the alignment's apart, since it starts as something."""
+    accumulators = np.full(layout.size, recipe.dense_initial_accumulator, np.float32)
+    if layout.align:
+        accumulators[layout.align.weight : layout.learned] = recipe.align_initial_accumulator
+    return accumulators
 
 
 class DenseState:
     """Dense parameters with their optimizer.
+
+    Args:
+        layout: of the vectors.
+        recipe: where accumulators start.
+        seed: of the parameters' start.
 
     Attributes:
         layout: of the vectors.
@@ -28,7 +41,21 @@ class DenseState:
     def __init__(self, layout: DenseLayout, recipe: Recipe, seed: int) -> None:
         self.layout = layout
         self.parameters = layout.initial(seed)
-        self.accumulators = np.full(layout.size, recipe.dense_initial_accumulator, np.float32)
+        self.accumulators = initial_accumulators(layout, recipe)
+        self._recipe = recipe
+        self._seed = seed
+
+    def restart_first_layer(self) -> None:
+        """Puts the first top layer, the one that reads the rows, back to its start, with its optimizer state.
+
+        Source: what SSEDS does after slimming (Qu et al. 2022, arXiv 2204.03281): warm rows, a cold layer behind them.
+        """
+        first = self.layout.top[0]
+        fresh, accumulators = self.layout.initial(self._seed), initial_accumulators(self.layout, self._recipe)
+        for offset, size in ((first.weight_offset, first.inputs * first.outputs), (first.bias_offset, first.outputs)):
+            place = slice(offset, offset + size)
+            self.parameters[place] = fresh[place]
+            self.accumulators[place] = accumulators[place]
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """Copies by name."""

@@ -79,6 +79,8 @@ class DimensionRules:
         tolerance: relative rise of their log-loss up to which a plan is applied.
         memory: weight of what earlier searches found.
         one_shot: whether no search follows one that was applied, as published methods do.
+        after_resize: what becomes of the first layer that reads the rows when a plan that changes columns is applied:
+            "keep", or "cold_first_layer" to start it anew, as SSEDS is published.
     """
 
     planner: Planner = field(default_factory=PrincipalPlanner)
@@ -101,6 +103,7 @@ class DimensionRules:
     tolerance: float = 0.05
     memory: float = 0.5
     one_shot: bool = False
+    after_resize: Literal["keep", "cold_first_layer"] = "keep"
 
 
 class DimensionKeeper:
@@ -218,6 +221,8 @@ class DimensionKeeper:
         if self._accepted is not None:
             self._table.begin_resize(self._accepted.columns)
             self._accepted = None
+            if self.rules.after_resize == "cold_first_layer":
+                self._step.restart_first_layer()
         moved = self._table.resize_some(max_rows) if self._table.resizing else 0
         self._stuck = self._table.resizing and moved == 0  # no room for wider rows until others go
         if (not self._table.resizing or self._stuck) and self._excess_bytes > 0:

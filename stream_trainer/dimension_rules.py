@@ -55,6 +55,7 @@ def dimension_rules(settings: TrainerSettings, dim: int) -> DimensionRules | Non
         judge_samples=settings.search_judge_samples,
         memory=settings.search_memory,
         tolerance=settings.search_tolerance,
+        after_resize=settings.after_resize,
     )
 
 

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from model_contract.compiled import fast_kernel
 from model_contract.dlrm_kernels import BIAS, OUTPUTS, WEIGHT, NetworkShape, layer_weight, stage
+from model_contract.row_alignment import MEAN
+from stream_trainer.alignment_backward import align_back, follow_statistics
 
-__all__ = ["adagrad", "backward", "interact_back", "logit_gradient"]
+__all__ = ["adagrad", "backward", "interact_back", "learn_dense", "logit_gradient"]
 
 
 @fast_kernel
@@ -112,10 +114,10 @@ def backward(
         flat: f32 (P,), the parameters that `forward` used.
         emb: f32 (b, F, D).
         dense: f32 (b, n).
-        work: f32, the activations that `forward` left.
+        work: f32, the activations that `forward` left; those of an alignment are overwritten.
         work_grad: f32, as long as `work`, overwritten.
         logit_grad: f32 (b,).
-        grad: f32 (P,), overwritten.
+        grad: f32 (P,), overwritten; behind the learned parameters are sums for `follow_statistics`.
         emb_grad: f32 (b, F, D), overwritten.
     """
     rows = emb.shape[0]
@@ -134,7 +136,17 @@ def backward(
     if shape.bottom:
         bottom = stage(work, starts, shape.bottom - 1, rows)
         bottom_grad = stage(work_grad, starts, shape.bottom - 1, rows)
-    interact_back(emb, bottom, stage(work_grad, starts, shape.bottom, rows), emb_grad, bottom_grad)
+    out_grad = stage(work_grad, starts, shape.bottom, rows)
+    if shape.align.size:
+        first = layers.shape[0]
+        aligned = stage(work, starts, first + 1, rows).reshape(emb.shape)
+        aligned_grad = stage(work_grad, starts, first + 1, rows).reshape(emb.shape)
+        interact_back(aligned, bottom, out_grad, aligned_grad, bottom_grad)
+        projected, piece = stage(work, starts, first, rows), stage(work, starts, first + 2, rows)
+        piece_grad = stage(work_grad, starts, first + 2, rows)
+        align_back(shape.align, flat, emb, projected, aligned_grad, piece, piece_grad, grad, emb_grad)
+    else:
+        interact_back(emb, bottom, out_grad, emb_grad, bottom_grad)
     for number in range(shape.bottom - 1, -1, -1):
         y_grad = stage(work_grad, starts, number, rows)
         x = dense if number == 0 else stage(work, starts, number - 1, rows)
@@ -170,3 +182,18 @@ def adagrad(
         accumulators[index] += slope * slope
         # np.divide, unlike `/`, cannot raise: only without that branch does the loop run in vectors, 7 x as fast
         flat[index] -= np.divide(step * slope, np.sqrt(accumulators[index]) + tiny)
+
+
+@fast_kernel
+def learn_dense(
+    shape: NetworkShape,
+    flat: NDArray[np.float32],
+    accumulators: NDArray[np.float32],
+    grad: NDArray[np.float32],
+    rate: float,
+    eps: float,
+) -> None:
+    """One step of everything dense: Adagrad on what is learned, then the alignment's statistics; all f32 (P,)."""
+    learned = shape.align[MEAN] if shape.align.size else flat.shape[0]
+    adagrad(flat[:learned], accumulators[:learned], grad[:learned], rate, eps)
+    follow_statistics(shape.align, flat, grad)

@@ -23,7 +23,7 @@ from model_contract.dlrm_kernels import NetworkShape
 from model_contract.schema import ModelSchema
 from stream_trainer.dense_learner import DenseLearner, DenseSide, DenseSpace, gradients
 from stream_trainer.dense_state import DenseState
-from stream_trainer.dlrm_backward import adagrad
+from stream_trainer.dlrm_backward import learn_dense
 from stream_trainer.prepared_batch import PreparedBatch
 from stream_trainer.recipe import Recipe
 
@@ -73,7 +73,7 @@ def _learn_batch(
         pooled, pooled_grad = emb[:rows], emb_grad[:rows]
         gather_bags(views, handles, offsets, pooling, first, last, pooled.reshape(rows * slots, dim))
         gradients(shape, flat, space, pooled, pooled_grad, dense[lo:hi], labels[lo:hi], weights[lo:hi], logits[lo:hi])
-        adagrad(flat, accumulators, space.grad, rates.dense, rates.dense_eps)
+        learn_dense(shape, flat, accumulators, space.grad, rates.dense, rates.dense_eps)
         grad = pooled_grad.reshape(rows * slots, dim)
         update_bags(
             views,
@@ -148,6 +148,10 @@ class FusedStep:
     def state(self) -> dict[str, NDArray[np.generic]]:
         """See `TrainStep.state`."""
         return self._state.state()
+
+    def restart_first_layer(self) -> None:
+        """See `TrainStep.restart_first_layer`."""
+        self._state.restart_first_layer()
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """See `TrainStep.restore`."""

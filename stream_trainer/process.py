@@ -27,6 +27,7 @@ from feature_admission.least_frequent import LeastFrequentEviction
 from model_contract.process_settings import SettingError, describe_settings
 from model_contract.sample_decoding import SampleDecoder
 from model_contract.schema import ModelSchema
+from stream_trainer.alignment_switch import aligned_state
 from stream_trainer.amx_support import amx_is_usable
 from stream_trainer.app import EXIT_CLEAN, run_app
 from stream_trainer.bf16_step import Bf16Step
@@ -48,6 +49,7 @@ from stream_trainer.stream_settings import StreamSettings
 from stream_trainer.telemetry import TrainerPage
 from stream_trainer.train_step import Precision, TrainStep
 from stream_trainer.trainer import Trainer, now_ms
+from stream_trainer.turned_columns import turned_state
 from stream_trainer.warm_up import warm_up
 
 __all__ = ["make_learner", "new_step", "read_schema", "run_trainer"]
@@ -128,7 +130,12 @@ def new_step(schema: ModelSchema, recipe: Recipe, seed: int, precision: Precisio
     """The fastest train step of a precision that this machine can run.
 
     In bf16 that is our own kernels where the processor multiplies bfloat16 in tiles, and torch's autocast elsewhere.
+
+    Raises:
+        SettingError: bf16 for a model with a linear alignment.
     """
+    if precision == "bf16" and schema.align == "linear":
+        raise SettingError(PREFIX + "PRECISION", precision, "fp32, as the model file has align = 'linear'")
     if precision == "fp32":
         return FusedStep(schema, recipe, seed=seed)
     if amx_is_usable():
@@ -273,8 +280,13 @@ def _restored(learner: Learner, store: CheckpointStore, stored: StoredState | No
         state = learner.fresh_state(now_ms())
         logger.info("new lineage %s in %s", state.manifest.lineage, store.folder)
         return state
-    learner.restore(stored.state)
-    manifest = stored.state.manifest
+    state = aligned_state(stored.state, learner.schema, Recipe())
+    if state is not stored.state:
+        logger.info("%s goes over to a linear alignment as %s", stored.state.manifest.lineage, state.manifest.lineage)
+        if learner.dimensions is not None:  # columns will be cut: then what rows say should lie in few of them
+            state = turned_state(state, learner.step.layout)
+    learner.restore(state)
+    manifest = state.manifest
     logger.info(
         "restored lineage %s at sequence %d: %d samples, %d rows",
         manifest.lineage,
@@ -282,7 +294,7 @@ def _restored(learner: Learner, store: CheckpointStore, stored: StoredState | No
         manifest.samples_trained,
         learner.table.rows,
     )
-    return stored.state
+    return state
 
 
 def _gate_rules(settings: TrainerSettings) -> GateRules:

@@ -29,6 +29,8 @@ class Recipe:
         dense_rate: learning rate of the dense parameters (Adagrad).
         dense_initial_accumulator: where their accumulators start.
         dense_eps: added to the root of a dense accumulator.
+        align_initial_accumulator: where the accumulators of a linear alignment start: it begins as the identity, which
+            the first steps of a fresh Adagrad, of the full rate each, would bury in noise.
     """
 
     batch_size: int = 128
@@ -41,6 +43,7 @@ class Recipe:
     dense_rate: float = 0.015
     dense_initial_accumulator: float = 0.0
     dense_eps: float = 1e-8
+    align_initial_accumulator: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuses numbers that cannot train."""

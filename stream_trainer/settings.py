@@ -113,6 +113,9 @@ class TrainerSettings:
     search_tolerance: float = setting(
         0.05, "relative rise of the log-loss on them up to which a plan is applied", minimum=0, maximum=10
     )
+    after_resize: Literal["keep", "cold_first_layer"] = setting(
+        "keep", "whether the first layer that reads the rows starts anew when columns change"
+    )
 
     metrics_host: str = setting("127.0.0.1", "address of the Prometheus page")
     metrics_port: int = setting(9108, "port of the Prometheus page; 0 turns it off", minimum=0, maximum=65_535)

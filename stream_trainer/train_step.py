@@ -51,5 +51,8 @@ class TrainStep(Protocol):
     def state(self) -> dict[str, NDArray[np.generic]]:
         """Copies of everything the step carries over from batch to batch: parameters, accumulators, counters."""
 
+    def restart_first_layer(self) -> None:
+        """Puts the first top layer back to its start, with its optimizer state; between two calls of `train`."""
+
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """Takes back what `state` returned; raises `StateError` on a missing name or another shape."""

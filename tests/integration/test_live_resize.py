@@ -17,15 +17,17 @@ from embedding_table.table import ABSENT
 from model_contract.dense_transform import transform_dense
 from model_contract.dlrm import Dlrm
 from model_contract.samples import SampleBatch
-from model_contract.schema import ModelSchema
+from model_contract.schema import Align, ModelSchema
 from serving.process import ServingParts, assemble
 from serving.settings import ServingSettings
+from stream_trainer.alignment_switch import aligned_state
 from stream_trainer.checkpoint_store import CheckpointStore
 from stream_trainer.delivery import Delivery
 from stream_trainer.dimension_keeper import DimensionRules
 from stream_trainer.learner import Learner
 from stream_trainer.process import make_learner
 from stream_trainer.publisher import Publisher
+from stream_trainer.recipe import Recipe
 from tests.integration.test_agreement import MODEL
 from tests.stream_trainer.samples import SCHEMA, samples, settings
 
@@ -58,7 +60,7 @@ class Loop:
 
     def __init__(self, folder: Path, redis_url: str, schema: ModelSchema, rules: DimensionRules, seed: int) -> None:
         self.folder, self.redis_url, self.schema = folder, redis_url, schema
-        text = MODEL.format(name=schema.name).replace("dim = 4", f"dim = {DIM}")
+        text = MODEL.format(name=schema.name).replace("dim = 4", f'dim = {DIM}\nalign = "{schema.align}"')
         (folder / "model.toml").write_text(text)
         options = settings(admission_threshold=1 + seed % 2, memory_bytes=4 << 20)
         self.model: Learner = make_learner(schema, options, None, rules)
@@ -147,8 +149,8 @@ def loop(tmp_path: Path, redis_server: Any) -> Iterator[Any]:
     made: list[Loop] = []
     servers: list[ServingParts] = []
 
-    def make(rules: DimensionRules, seed: int = 0) -> Loop:
-        schema = dataclasses.replace(SCHEMA, name=redis_server.fresh_prefix("m"), dim=DIM)
+    def make(rules: DimensionRules, seed: int = 0, align: Align = "zero_pad") -> Loop:
+        schema = dataclasses.replace(SCHEMA, name=redis_server.fresh_prefix("m"), dim=DIM, align=align)
         made.append(Loop(tmp_path, redis_server.url, schema, rules, seed))
         servers.append(made[-1].server)
         serve = made[-1].serve
@@ -167,11 +169,24 @@ def loop(tmp_path: Path, redis_server: Any) -> Iterator[Any]:
         one.close()
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_the_server_follows_every_plan_without_a_restart(loop: Any, seed: int) -> None:
+def settle(model: Learner) -> None:
+    """Puts a linear alignment past the measuring of its statistics, away from the identity."""
+    if align := model.step.layout.align:
+        model.step.parameters[align.batches] = 1000
+        tail = model.step.parameters[align.weight : align.scale]
+        tail += 0.2 * np.random.default_rng(0).standard_normal(tail.size, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("seed", "align"),
+    [(0, "zero_pad"), (1, "zero_pad"), (2, "zero_pad"), (3, "zero_pad"), (0, "linear"), (3, "linear")],
+)
+def test_the_server_follows_every_plan_without_a_restart(loop: Any, seed: int, align: Align) -> None:
     planner = PrincipalPlanner() if seed == 0 else RandomColumns(seed)
     limit = {"max_bytes": 60_000} if seed == 0 else {}
-    run: Loop = loop(rules_with(planner, drop_cold=seed % 2 == 0, **limit), seed)
+    after = "cold_first_layer" if seed == 3 else "keep"
+    run: Loop = loop(rules_with(planner, drop_cold=seed % 2 == 0, after_resize=after, **limit), seed, align)
+    settle(run.model)
     held_out = samples(np.random.default_rng(seed + 50), ROWS, run.schema, 3_000)
     keeper = run.model.dimensions
     assert keeper is not None
@@ -193,9 +208,10 @@ def test_the_server_follows_every_plan_without_a_restart(loop: Any, seed: int) -
     np.testing.assert_array_equal(run.scores(held_out), run.scores(held_out, late))
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_growth_leaves_the_servers_scores_bit_equal(loop: Any, seed: int) -> None:
-    run: Loop = loop(rules_with(RandomColumns(seed), search_every_samples=0), seed)
+@pytest.mark.parametrize(("seed", "align"), [(0, "zero_pad"), (1, "zero_pad"), (2, "zero_pad"), (2, "linear")])
+def test_growth_leaves_the_servers_scores_bit_equal(loop: Any, seed: int, align: Align) -> None:
+    run: Loop = loop(rules_with(RandomColumns(seed), search_every_samples=0), seed, align)
+    settle(run.model)
     run.learn(8)
     generator = np.random.default_rng(seed)
     narrow = generator.random((len(run.schema.sparse) * BANDS.bands, DIM)) < 0.4
@@ -247,3 +263,43 @@ def test_a_trainer_that_stops_in_the_midst_of_a_resize_goes_on_with_what_the_ser
         run.check(held_out)
     after = run.check(held_out)
     assert np.abs(after - before).max() > 1e-4  # rows lost columns, and the server knows
+
+
+def test_a_model_goes_over_to_a_linear_alignment_and_servers_of_the_new_file_say_the_same(loop: Any) -> None:
+    run: Loop = loop(rules_with(RandomColumns(2)))
+    for _ in range(12):
+        run.learn(1)
+        run.model.tidy(run.now_s)
+    held_out = samples(np.random.default_rng(5), ROWS, run.schema, 3_000)
+    before, old_server = run.check(held_out), run.server
+    run.close()
+
+    schema = dataclasses.replace(run.schema, align="linear")
+    other = make_learner(
+        schema, settings(admission_threshold=1, memory_bytes=4 << 20), None, rules_with(RandomColumns(2))
+    )
+    run.store = CheckpointStore(run.folder / "state", other.merge_admission)
+    stored = run.store.load()
+    assert stored is not None
+    state = aligned_state(stored.state, schema, Recipe())
+    other.restore(state)
+    run.schema, run.model = schema, other
+    run.publisher = Publisher(run.redis_url, schema.name, kept_bases=2, stream_increments=100)
+    run.delivery = Delivery(run.store, run.publisher, other.step.layout, compact_ratio=0.5, compact_increments=8)
+    run.manifest = run.delivery.start(state).manifest
+    text = (run.folder / "model.toml").read_text().replace("zero_pad", "linear")
+    (run.folder / "model.toml").write_text(text)
+    run.server = run.serve()
+    assert run.scores(held_out).tobytes() == before.tobytes()
+    for _ in range(3):
+        run.learn(2)
+        run.model.tidy(run.now_s)
+        run.check(held_out)
+
+    assert old_server.replica.score(held_out).probabilities.tobytes() == before.tobytes()  # goes on with what it has
+    run.close()  # and the folder, with a base of either kind in it, is a state of the new model file
+    run.store = CheckpointStore(run.folder / "state", other.merge_admission)
+    again = run.store.load()
+    assert again is not None
+    assert aligned_state(again.state, schema, Recipe()) is again.state
+    assert again.state.manifest.lineage == run.manifest.lineage

@@ -1,5 +1,7 @@
 """The flat vector: cut and joined without loss, and started so that dots reach the logit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -115,3 +117,25 @@ def test_a_seed_names_its_start() -> None:
     layout = DenseLayout(schema())
     assert np.array_equal(layout.initial(3), layout.initial(3))
     assert not np.array_equal(layout.initial(3), layout.initial(4))
+
+
+def test_an_alignment_is_appended_and_its_statistics_are_last() -> None:
+    plain = schema(slots=3, dense=2, dim=5)
+    padded, layout = DenseLayout(plain), DenseLayout(replace(plain, align="linear"))
+    before = len(padded.entries)
+    assert layout.entries[:before] == padded.entries
+    assert [(e.name, e.shape) for e in layout.entries[before:]] == [
+        ("align.weight", (3, 5, 5)),
+        ("align.scale", (3, 5)),
+        ("align.shift", (3, 5)),
+        ("align.mean", (3, 5)),
+        ("align.variance", (3, 5)),
+        ("align.batches", (1,)),
+    ]
+    assert layout.size - layout.learned == 15 + 15 + 1
+    assert padded.learned == padded.size
+    flat = layout.initial(3)
+    assert np.array_equal(flat[: padded.size], padded.initial(3))
+    tensors = {tensor.name: tensor.values for tensor in layout.split(flat)}
+    assert np.array_equal(tensors["align.weight"], np.broadcast_to(np.eye(5), (3, 5, 5)))
+    assert np.all(tensors["align.scale"] == 1) and np.all(tensors["align.shift"] == 0)

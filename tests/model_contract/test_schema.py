@@ -28,6 +28,7 @@ def schemas(draw: st.DrawFn) -> ModelSchema:
         draw(st.integers(1, 256)),
         draw(widths) if cut < len(chosen) else (),
         draw(widths),
+        draw(st.sampled_from(["zero_pad", "linear"])),
     )
 
 
@@ -128,6 +129,8 @@ ONE = '[[sparse]]\nname = "a"\n'
         ('[model]\nname = "m"\ntop = 64\n' + ONE, "top is 64; expected a list of widths"),
         ('[model]\nname = "m"\ntop = [64, 0]\n' + ONE, r"top\[1\] is 0"),
         ('[model]\nname = "m"\nbottom = [8]\n' + ONE, "bottom is .8.; expected nothing"),
+        ('[model]\nname = "m"\nalign = "pad"\n' + ONE, "align is 'pad'; expected 'zero_pad' or 'linear'"),
+        ('[model]\nname = "m"\nalign = ["linear"]\n' + ONE, "align is .'linear'.; expected"),
         ("model = 3\n" + ONE, r"\[model\] is 3; expected a table"),
     ],
 )
@@ -145,3 +148,14 @@ def test_wrong_schema_json_is_refused(text: str) -> None:
 def test_a_model_without_slots_is_refused() -> None:
     with pytest.raises(SchemaError, match="number of sparse slots is 0"):
         ModelSchema("m", ())
+
+
+def test_zero_pad_has_the_fingerprint_from_before_there_was_a_choice() -> None:
+    plain = ModelSchema("m", (SparseSlot("a"), SparseSlot("b")), dim=4)
+    assert "align" not in plain.to_json()
+    assert plain == ModelSchema.parse_toml(
+        '[model]\nname = "m"\ndim = 4\nalign = "zero_pad"\n' + ONE + '[[sparse]]\nname = "b"\n'
+    )
+    linear = ModelSchema.from_json(plain.to_json()[:-1] + ',"align":"linear"}')
+    assert linear.align == "linear"
+    assert linear.fingerprint != plain.fingerprint

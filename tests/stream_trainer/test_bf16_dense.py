@@ -5,6 +5,7 @@ import pytest
 
 import stream_trainer.dense_learner
 from model_contract.dense_layout import DenseLayout
+from model_contract.errors import SchemaError
 from stream_trainer.bf16_dense import Bf16DenseLearner
 from stream_trainer.dense_learner import DenseLearner
 from stream_trainer.dense_state import DenseState
@@ -62,3 +63,8 @@ def test_parameters_changed_from_outside_are_the_ones_used() -> None:
     given = inputs(40, 1)
     found, expected = learned(learner, given), learned(Bf16DenseLearner(fresh, RECIPE), given)
     assert np.array_equal(found[0], expected[0])
+
+
+def test_a_linear_alignment_is_refused() -> None:
+    with pytest.raises(SchemaError, match="align is 'linear'; expected 'zero_pad'"):
+        Bf16DenseLearner(DenseState(DenseLayout(schema(align="linear")), RECIPE, seed=1), RECIPE)

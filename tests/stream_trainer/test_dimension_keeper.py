@@ -337,6 +337,32 @@ def test_an_accepted_plan_is_applied_in_slices_and_new_columns_learn() -> None:
     assert sum(bool(values.any()) for values in grown) > 20
 
 
+@pytest.mark.parametrize("after", ["keep", "cold_first_layer"])
+def test_the_first_layer_starts_anew_with_a_plan_that_changes_columns(after: str) -> None:
+    run = Run(rules_with(Chosen(3), after_resize=after, search_every_samples=4096))
+    layout = run.model.step.layout
+    fresh = {tensor.name: tensor.values.copy() for tensor in layout.split(run.model.step.parameters)}
+    run.learn(7)
+    run.learn(1, tidy=False)
+    before = {name: array.copy() for name, array in run.model.step.state().items()}
+    assert run.keeper.needs_quiet
+    run.keeper.keep(run.now_s, 1)  # all at once in the first quiet moment, however many slices follow
+    assert run.model.table.resizing
+    found = {tensor.name: tensor.values for tensor in layout.split(run.model.step.parameters)}
+    for tensor in layout.split(np.asarray(before["parameters"], np.float32)):
+        cold = after == "cold_first_layer" and tensor.name.startswith("top.0.")
+        assert np.array_equal(found[tensor.name], (fresh if cold else {tensor.name: tensor.values})[tensor.name])
+        assert not np.array_equal(fresh[tensor.name], tensor.values)
+    accumulators = np.asarray(run.model.step.state()["accumulators"])
+    first = layout.top[0]
+    weights = slice(first.weight_offset, first.weight_offset + first.inputs * first.outputs)
+    assert (accumulators[weights] == 0).all() == (after == "cold_first_layer")
+    moved = run.model.step.parameters.copy()
+    run.model.tidy(run.now_s, EVERYTHING)
+    run.learn(0)
+    assert np.array_equal(run.model.step.parameters, moved)  # once a plan
+
+
 def test_rows_cross_bands_both_ways() -> None:
     run = Run(rules_with(heat=BANDS, half_life_samples=2 * ROWS, search_every_samples=0, drop_cold=False))
     run.learn(3)

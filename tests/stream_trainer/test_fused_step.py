@@ -5,6 +5,7 @@ import pytest
 
 import stream_trainer.dense_learner
 import stream_trainer.fused_step
+from model_contract.schema import Align
 from stream_trainer.autograd_step import AutogradStep
 from stream_trainer.fused_step import FusedStep
 from stream_trainer.recipe import Recipe
@@ -13,8 +14,12 @@ from tests.stream_trainer.train_cases import NOW_S, Case, make_case, schema
 RECIPE = Recipe(batch_size=32, init_scale=0.4, dense_eps=1e-6)
 
 
-def trained(step_type: type[FusedStep] | type[AutogradStep], case: Case, batches: int = 3) -> list[np.ndarray]:
+def trained(
+    step_type: type[FusedStep] | type[AutogradStep], case: Case, batches: int = 3, seen: int = 0
+) -> list[np.ndarray]:
     step = step_type(case.model, RECIPE, 7)
+    if step.layout.align:
+        step.parameters[step.layout.align.batches] = seen
     logits = [step.train(case.table, case.batch(75, seed), NOW_S) for seed in range(batches)]
     changes = case.table.take_changes()
     order = [np.argsort(block.ids) for block in changes.blocks]
@@ -36,6 +41,17 @@ def test_equals_autograd(dim: int, top: tuple[int, ...], dense: int) -> None:
     fused, plain = trained(FusedStep, make_case(model)), trained(AutogradStep, make_case(model))
     for found, expected in zip(fused, plain, strict=True):
         np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("seen", [0, 999])
+@pytest.mark.parametrize("dense", [0, 4])
+def test_a_linear_alignment_learns_as_autograd_s(dense: int, seen: int) -> None:
+    """Before its statistics are settled, and across that border."""
+    found = [
+        trained(way, make_case(schema(dense=dense, align="linear")), seen=seen) for way in (FusedStep, AutogradStep)
+    ]
+    for fused, plain in zip(*found, strict=True):
+        np.testing.assert_allclose(fused, plain, rtol=2e-4, atol=2e-5)
 
 
 def test_wide_batches_through_the_table_s_own_calls_learn_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,9 +96,12 @@ def test_saliency_is_gathered_by_every_way_to_train(monkeypatch: pytest.MonkeyPa
     assert (sums[0].first > 0).all()
 
 
+@pytest.mark.parametrize("align", ["zero_pad", "linear"])
 @pytest.mark.parametrize("threads", [2, 3])
-def test_samples_shared_among_threads_learn_the_same(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
-    model = schema(dense=3)
+def test_samples_shared_among_threads_learn_the_same(
+    monkeypatch: pytest.MonkeyPatch, threads: int, align: Align
+) -> None:
+    model = schema(dense=3, align=align)
     alone = trained(FusedStep, make_case(model))
     monkeypatch.setattr(stream_trainer.dense_learner, "_WIDE_PRODUCTS", 0)
     monkeypatch.setattr(stream_trainer.dense_learner, "available_threads", lambda: threads)

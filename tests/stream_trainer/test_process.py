@@ -1,7 +1,9 @@
 """One trainer process from its settings: what it is made of, and what stops it before it starts."""
 
+import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import stream_trainer.process
@@ -14,10 +16,12 @@ from model_contract.process_settings import SettingError
 from stream_trainer.amx_support import amx_is_usable
 from stream_trainer.autograd_step import AutogradStep
 from stream_trainer.bf16_step import Bf16Step
+from stream_trainer.checkpoint_store import CheckpointStore
+from stream_trainer.dimension_keeper import DimensionRules
 from stream_trainer.fused_step import FusedStep
-from stream_trainer.process import make_learner, new_step, read_schema
+from stream_trainer.process import _restored, make_learner, new_step, read_schema
 from stream_trainer.recipe import Recipe
-from tests.stream_trainer.samples import SCHEMA, settings
+from tests.stream_trainer.samples import SCHEMA, samples, settings
 
 
 def test_the_settings_choose_the_parts() -> None:
@@ -58,3 +62,37 @@ def test_a_model_file_that_is_absent_or_wrong_stops_the_start(tmp_path: Path) ->
     (tmp_path / "wrong.toml").write_text("[model]\nname = 'm'\n")
     with pytest.raises(SchemaError, match="sparse"):
         read_schema(tmp_path / "wrong.toml")
+
+
+@pytest.mark.parametrize("amx", [False, True])
+def test_bf16_refuses_a_linear_alignment_by_name(monkeypatch: pytest.MonkeyPatch, amx: bool) -> None:
+    monkeypatch.setattr(stream_trainer.process, "amx_is_usable", lambda: amx)
+    linear = dataclasses.replace(SCHEMA, align="linear")
+    with pytest.raises(SettingError, match=r"DIMFLOW_TRAINER_PRECISION.*fp32.*align"):
+        make_learner(linear, settings(precision="bf16"))
+    assert type(make_learner(linear, settings()).step) is FusedStep
+
+
+@pytest.mark.parametrize("search", [False, True])
+def test_a_state_of_zero_pad_goes_on_under_a_model_file_with_a_linear_alignment(tmp_path: Path, search: bool) -> None:
+    """Bit for bit; where columns will be cut, turned and equal to rounding."""
+    rules = DimensionRules(search_every_samples=0) if search else None
+    options = settings(admission="always")
+    old = make_learner(SCHEMA, options, rules=rules)
+    generator = np.random.default_rng(4)
+    for _ in range(5):
+        old.learn(old.prepare(samples(generator, 300), 10), 10)
+    held_out = samples(generator, 128, ids=20)
+    old.prepare(held_out, 10)  # whatever has no row yet gets one
+    store = CheckpointStore(tmp_path, old.merge_admission)
+    try:
+        store.write_base(old.fresh_state(1))
+        new = make_learner(dataclasses.replace(SCHEMA, align="linear"), options, rules=rules)
+        state = _restored(new, store, store.load())
+    finally:
+        store.close()
+
+    assert state.manifest.fingerprint == new.schema.fingerprint
+    expected, found = (model.step.train(model.table, model.prepare(held_out, 10), 10) for model in (old, new))
+    assert np.array_equal(found, expected) != search
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

@@ -12,7 +12,7 @@ from dimension_search.evidence import WindowSums
 from dimension_search.heat import HeatBands
 from embedding_table.table import EmbeddingTable
 from model_contract.dlrm import Dlrm
-from model_contract.schema import ModelSchema
+from model_contract.schema import Align, ModelSchema
 from stream_trainer.fused_step import FusedStep
 from stream_trainer.prepared_batch import PreparedBatch
 from stream_trainer.recipe import Recipe
@@ -35,8 +35,16 @@ class Banded:
     saliency: SaliencyPass
 
 
-def banded(seed: int, *, multi: bool = True, dense: int = 0, rows: int = 300, train: bool = True) -> Banded:
-    model = schema(dense=dense, multi=multi)
+def banded(
+    seed: int,
+    *,
+    multi: bool = True,
+    dense: int = 0,
+    rows: int = 300,
+    train: bool = True,
+    align: Align = "zero_pad",
+) -> Banded:
+    model = schema(dense=dense, multi=multi, align=align)
     slots = len(model.sparse)
     table = EmbeddingTable(
         slots=slots,
@@ -55,6 +63,10 @@ def banded(seed: int, *, multi: bool = True, dense: int = 0, rows: int = 300, tr
     handles = table.insert(ids, of_slot, NOW_S)
     few = [handles[of_slot == slot][: 6 + seed % 5] for slot in range(slots)]  # these become hot
     step = FusedStep(model, Recipe(batch_size=32, init_scale=0.4), seed)
+    if step.layout.align:  # settled, and no identity any more
+        step.parameters[step.layout.align.batches] = 1000
+        tail = step.parameters[step.layout.align.weight : step.layout.learned]
+        tail += 0.2 * np.random.default_rng(seed).standard_normal(tail.size, np.float32)
     if train:
         step.train(table, Case(model, table, few).batch(120, seed), NOW_S)
     found = table.live_rows()
@@ -66,10 +78,14 @@ def banded(seed: int, *, multi: bool = True, dense: int = 0, rows: int = 300, tr
     return Banded(model, table, step, batch, SaliencyPass(model, step.layout))
 
 
-@pytest.mark.parametrize(("multi", "dense"), [(True, 0), (True, 3), (False, 0)])
+@pytest.mark.parametrize(
+    ("multi", "dense", "align"),
+    [(True, 0, "zero_pad"), (True, 3, "zero_pad"), (False, 0, "zero_pad"), (True, 3, "linear")],
+)
 @pytest.mark.parametrize("seed", range(2))
-def test_equals_autograd_through_an_explicit_mask(seed: int, multi: bool, dense: int) -> None:
-    case = banded(seed, multi=multi, dense=dense)
+def test_equals_autograd_through_an_explicit_mask(seed: int, multi: bool, dense: int, align: Align) -> None:
+    """Under a linear alignment too the mask is on the looked-up rows, before the map."""
+    case = banded(seed, multi=multi, dense=dense, align=align)
     slots, dim = len(case.model.sparse), case.model.dim
     looked_up = case.saliency.look_up(case.table, case.batch, HEAT, NOW_S)
     sums = WindowSums(slots, BANDS, dim)
@@ -137,9 +153,9 @@ def test_the_log_loss_is_that_of_the_predictions_before_learning() -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10_000), drop_cold=st.booleans())
-def test_the_log_loss_under_a_mask_is_that_of_a_table_really_resized(seed: int, drop_cold: bool) -> None:
-    case = banded(seed, rows=80)
+@given(seed=st.integers(0, 10_000), drop_cold=st.booleans(), align=st.sampled_from(["zero_pad", "linear"]))
+def test_the_log_loss_under_a_mask_is_that_of_a_table_really_resized(seed: int, drop_cold: bool, align: Align) -> None:
+    case = banded(seed, rows=80, align=align)
     slots, dim = len(case.model.sparse), case.model.dim
     generator = np.random.default_rng(seed)
     hot = generator.random((slots, dim)) < 0.7

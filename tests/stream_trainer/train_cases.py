@@ -5,13 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from embedding_table.table import EmbeddingTable
-from model_contract.schema import DenseFeature, ModelSchema, SparseSlot
+from model_contract.schema import Align, DenseFeature, ModelSchema, SparseSlot
 from stream_trainer.prepared_batch import PreparedBatch
 
 NOW_S = 1_700_000_000
 
 
-def schema(dense: int = 0, dim: int = 6, top: tuple[int, ...] = (12, 5), multi: bool = True) -> ModelSchema:
+def schema(
+    dense: int = 0, dim: int = 6, top: tuple[int, ...] = (12, 5), multi: bool = True, align: Align = "zero_pad"
+) -> ModelSchema:
     """Three slots, the second with several values by mean, the third by sum."""
     return ModelSchema(
         "m",
@@ -20,6 +22,7 @@ def schema(dense: int = 0, dim: int = 6, top: tuple[int, ...] = (12, 5), multi: 
         dim=dim,
         bottom=(9,) if dense else (),
         top=top,
+        align=align,
     )
 
 
