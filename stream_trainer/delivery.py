@@ -17,10 +17,11 @@ import msgspec
 
 from model_contract.dense_layout import DenseLayout
 from model_contract.errors import DimflowError
+from model_contract.increment import DenseType, IncrementKind
 from stream_trainer.checkpoint_store import CheckpointStore
 from stream_trainer.errors import CheckpointError, RedisUnavailable, StateError
 from stream_trainer.model_state import Manifest, ModelState
-from stream_trainer.outgoing import encode_state
+from stream_trainer.outgoing import RowTiers, encode_state
 from stream_trainer.publisher import Claim, Publisher
 
 __all__ = ["Delivery", "DeliveryCounts"]
@@ -32,6 +33,11 @@ _RETRY_S = 0.5
 
 def _nobody(_: Manifest) -> None:
     """Stands for a listener where there is none."""
+
+
+def _all_exact(_: ModelState) -> RowTiers | None:
+    """Every row as fp32."""
+    return None
 
 
 class DeliveryCounts:
@@ -51,6 +57,17 @@ class DeliveryCounts:
 class Delivery:
     """Takes one cut at a time; while one is under way, `ready` is False and the trainer lets changes gather.
 
+    Args:
+        store: where cuts become durable.
+        publisher: where increments and bases go.
+        layout: of the dense parameters.
+        compact_ratio: a base is written when the deltas since the last one outgrow it this many times,
+        compact_increments: or when they are so many.
+        tiers_of: how precisely the rows of a cut are sent, told by the cut alone: the one that a killed trainer left on
+            the disk is sent by the next one with the same bytes. None as an answer: all as fp32.
+        dense_dtype: of the dense tensors on their way.
+        at_step: called at named steps, for fault tests.
+
     Attributes:
         counts: what was delivered so far.
         on_durable: called by the delivery thread after each cut that reached the disk; set it before the first `offer`.
@@ -64,6 +81,8 @@ class Delivery:
         *,
         compact_ratio: float,
         compact_increments: int,
+        tiers_of: Callable[[ModelState], RowTiers | None] = _all_exact,
+        dense_dtype: DenseType = "float32",
         at_step: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.counts = DeliveryCounts()
@@ -73,6 +92,8 @@ class Delivery:
         self._layout = layout
         self._compact_ratio = compact_ratio
         self._compact_increments = compact_increments
+        self._tiers_of = tiers_of
+        self._dense_dtype: DenseType = dense_dtype
         self._at_step = at_step
         self._cuts: queue.Queue[ModelState | None] = queue.Queue(maxsize=1)
         self._idle = threading.Event()
@@ -219,7 +240,7 @@ class Delivery:
 
     def _append(self, state: ModelState) -> bool:
         manifest = state.manifest
-        data = encode_state(state, "increment", self._layout)
+        data = self._encoded(state, "increment")
         # The epoch is this trainer's even where the bytes are those of the one before, which died too early to send.
         if not self._publisher.append(self._own.lineage, self._own.epoch, manifest.sequence, data):
             return False
@@ -228,6 +249,9 @@ class Delivery:
         self.counts.increments += 1
         self.counts.increment_bytes += len(data)
         return True
+
+    def _encoded(self, state: ModelState, kind: IncrementKind) -> bytes:
+        return encode_state(state, kind, self._layout, self._tiers_of(state), self._dense_dtype)
 
     def _recover(self, *, take_over: bool = False) -> None:
         """Redis was emptied, or is further behind than the deltas reach: send everything as a base."""
@@ -240,7 +264,7 @@ class Delivery:
 
     def _send_base(self, state: ModelState, *, take_over: bool = False) -> None:
         manifest = state.manifest
-        data = encode_state(state, "base", self._layout)
+        data = self._encoded(state, "base")
         try:
             self._publisher.replace_base(
                 self._own.lineage, self._own.epoch, manifest.sequence, manifest.fingerprint, data, take_over=take_over

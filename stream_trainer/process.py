@@ -23,6 +23,7 @@ from feature_admission.always_admit import AlwaysAdmit
 from feature_admission.count_min import CountMinAdmission
 from feature_admission.eviction import EvictionPolicy
 from feature_admission.least_frequent import LeastFrequentEviction
+from model_contract.increment import DenseType
 from model_contract.process_settings import SettingError, describe_settings
 from model_contract.sample_decoding import SampleDecoder
 from model_contract.schema import ModelSchema
@@ -51,6 +52,7 @@ logger = logging.getLogger(__name__)
 
 _MODEL_FILE = f"{PREFIX}MODEL_FILE"
 _MEMORY_BYTES = f"{PREFIX}MEMORY_BYTES"
+_DENSE_TYPES: dict[str, DenseType] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _SCRATCH_BYTES = 16 << 20
 _SMALLEST_TABLE_BYTES = 1 << 19
 _BLAS_THREADS = 1  # one thread trains and one prepares: a second BLAS thread would fight the latter for its core
@@ -185,6 +187,7 @@ def _run(
         learner.step.layout,
         compact_ratio=settings.compact_ratio,
         compact_increments=settings.stream_increments // 2,
+        dense_dtype=_DENSE_TYPES[settings.dense_precision],
         at_step=at_step,
     )
     state = delivery.start(state)

@@ -45,6 +45,7 @@ class TrainerSettings:
     chunk_age_ms: int = setting(50, "milliseconds a sample may wait for its chunk to fill", minimum=1, maximum=60_000)
     queue_bytes: int = setting(64 << 20, "bytes of records that may wait before fetching pauses", minimum=1 << 16)
     precision: Literal["fp32", "bf16"] = setting("fp32", "arithmetic of the dense layers")
+    dense_precision: Literal["fp32", "fp16", "bf16"] = setting("fp32", "dense weights as servers get them")
 
     memory_bytes: int = setting(1 << 30, "bytes for rows, optimizer state, index and sketch together", minimum=1 << 20)
     admission: Literal["always", "count_min"] = setting("count_min", "who may have a row")

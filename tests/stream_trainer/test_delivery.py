@@ -138,7 +138,7 @@ def test_an_emptied_redis_is_filled_again_without_a_restart(site: Site) -> None:
     found = decode(base, limits=IncrementLimits(), expected_fingerprint=None)
     assert found.header.kind == "base"
     assert found.blocks[0].ids.tolist() == [1, 2]
-    assert found.blocks[0].values[:, 0].tolist() == [1.0, 2.0]
+    assert found.blocks[0].data.view("<f4")[:, 0].tolist() == [1.0, 2.0]
 
 
 def test_redis_away_at_the_start_and_for_a_while_loses_nothing(site: Site, redis_server) -> None:
