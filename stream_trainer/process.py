@@ -14,7 +14,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from dimension_search.plan import DimensionPlan
-from dimension_search.plan_history import PlanHistory
+from dimension_search.plan_history import PlanHistory, PrecisionHistory
+from dimension_search.precision_plan import PrecisionPlan
 from dimension_search.search_request import take
 from embedding_table.table import EmbeddingTable
 from feature_admission.admission import AdmissionPolicy
@@ -37,11 +38,14 @@ from stream_trainer.dimension_rules import dimension_rules
 from stream_trainer.fused_step import FusedStep
 from stream_trainer.learner import Learner
 from stream_trainer.model_state import ModelState
+from stream_trainer.precision_keeper import PrecisionKeeper, PrecisionRules
+from stream_trainer.precision_rules import hurried_precision, precision_rules
 from stream_trainer.publisher import Publisher
 from stream_trainer.recipe import Recipe
 from stream_trainer.settings import PREFIX, TrainerSettings
 from stream_trainer.stream_settings import StreamSettings
 from stream_trainer.telemetry import TrainerPage
+from stream_trainer.tiers_of_cut import TiersOfCut
 from stream_trainer.train_step import Precision, TrainStep
 from stream_trainer.trainer import Trainer, now_ms
 from stream_trainer.warm_up import warm_up
@@ -79,6 +83,8 @@ def make_learner(
     rules: DimensionRules | None = None,
     on_plan: Callable[[DimensionPlan], None] = lambda plan: None,
     requested: Callable[[], str | None] = lambda: None,
+    precision: PrecisionRules | None = None,
+    on_precision: Callable[[PrecisionPlan], None] = lambda plan: None,
 ) -> Learner:
     """A fresh learner as the settings ask for it.
 
@@ -89,6 +95,8 @@ def make_learner(
         rules: of the search for dimensions, None for full width throughout.
         on_plan: receives every plan with its verdict.
         requested: tells of searches that somebody asks for; see `DimensionKeeper`.
+        precision: of how rows are served, None for fp32.
+        on_precision: receives every plan of precision with its verdict.
 
     Raises:
         SettingError: the memory does not hold the sketch and a table.
@@ -118,6 +126,7 @@ def make_learner(
         _eviction(settings),
         count_half_life_s=settings.count_half_life_s,
         dimensions=DimensionKeeper(schema, table, step, rules, on_plan, requested) if rules else None,
+        precision=PrecisionKeeper(schema, table, step, precision, on_precision) if precision else None,
     )
 
 
@@ -151,7 +160,9 @@ def run_trainer(settings: TrainerSettings, at_step: Callable[[str], None] = lamb
     decoder = SampleDecoder(schema)
     scratch = replace(settings, memory_bytes=settings.admission_bytes + _SCRATCH_BYTES)
     rules = dimension_rules(settings, schema.dim)
-    warm_up(schema, decoder, lambda: make_learner(schema, scratch, rules=_hurried(rules)))
+    precision = precision_rules(settings)
+    hurried = hurried_precision(precision)
+    warm_up(schema, decoder, lambda: make_learner(schema, scratch, rules=_hurried(rules), precision=hurried))
     history = PlanHistory(settings.state_dir)
     learner = make_learner(
         schema,
@@ -159,6 +170,8 @@ def run_trainer(settings: TrainerSettings, at_step: Callable[[str], None] = lamb
         rules=rules,
         on_plan=history.append,
         requested=partial(_requested, settings.state_dir),
+        precision=precision,
+        on_precision=PrecisionHistory(settings.state_dir).append,
     )
     store = CheckpointStore(settings.state_dir, learner.merge_admission, settings.kept_bases, at_step)
     try:
@@ -187,6 +200,7 @@ def _run(
         learner.step.layout,
         compact_ratio=settings.compact_ratio,
         compact_increments=settings.stream_increments // 2,
+        tiers_of=TiersOfCut(learner.schema.slot_names),
         dense_dtype=_DENSE_TYPES[settings.dense_precision],
         at_step=at_step,
     )

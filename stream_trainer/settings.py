@@ -94,6 +94,22 @@ class TrainerSettings:
         0.05, "relative rise of the log-loss on them up to which a plan is applied", minimum=0, maximum=10
     )
 
+    row_precision: Literal["fp32", "fp16", "int8", "int4", "search"] = setting(
+        "fp32", "how precisely servers get rows: all alike, or as searches find that each deserves"
+    )
+    row_precision_policy: Literal["importance", "per_slot", "uniform"] = setting(
+        "importance", "what a search may tell apart: rows by their importance, slots, or nothing"
+    )
+    row_precision_tolerance: float = setting(
+        0.0001, "relative rise of the log-loss that the precision of rows may cause", minimum=0, maximum=1
+    )
+    row_precision_bytes: int = setting(
+        0, "bytes that all rows may take in a server, without ids; 0 for as few as the tolerance allows", minimum=0
+    )
+    row_precision_every_samples: int = setting(
+        200_000, "samples between two searches for precision; one follows each change of widths as well", minimum=1
+    )
+
     metrics_host: str = setting("127.0.0.1", "address of the Prometheus page")
     metrics_port: int = setting(9108, "port of the Prometheus page; 0 turns it off", minimum=0, maximum=65_535)
     watchdog_s: float = setting(30.0, "seconds of standing still under lag after which the process exits", minimum=1)
