@@ -11,7 +11,6 @@ Knows rows by handle, not ids, slots or increments; who takes and frees slabs is
 pooled is bit by bit what pooling the decoded rows in the same order gives.
 """
 
-import mmap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,12 +21,13 @@ from embedding_table.errors import BadPacking
 from embedding_table.hash_index import ABSENT
 from embedding_table.machine_words import fill_row, prefetch
 from embedding_table.packed_words import add_unpacked, range_at, set_unpacked
+from embedding_table.reserved_memory import reserved_memory
 from embedding_table.row_adagrad import POOL_MEAN
-from embedding_table.row_codecs import PackedRows, codec_named
+from embedding_table.row_codecs import PackedRows, RowCodec, codec_named
 from embedding_table.row_layout import ROW_BITS, row_of, slab_of
 from model_contract.compiled import kernel
 
-__all__ = ["PackedViews", "pool_packed_bags", "views_of"]
+__all__ = ["STORE_NOTES", "PackedViews", "notes_of", "pool_packed_bags", "views_of"]
 
 _CHUNK = np.uint64(64)  # lookups whose rows are on their way together
 _NONE = np.uint32(0xFFFFFFFF)
@@ -35,9 +35,8 @@ _MOST_CODE_BITS = np.uint64(8)
 _NO, _ONE = np.uint64(0), np.uint64(1)
 _ROWS = 1 << ROW_BITS
 _LINE_BYTES = 64
-_HUGE_PAGE_BYTES = 2 << 20
 BITS, FORM, WIDTH, ROW_BYTES, CODE_BYTES, SHARED = (np.uint64(place) for place in range(6))  # of a store's notes
-_NOTES = 8
+STORE_NOTES = 8
 _ZERO = np.float32(0)
 
 
@@ -162,6 +161,13 @@ def pool_packed_bags(
                 flat[to + column] *= share
 
 
+def notes_of(codec: RowCodec, width: int, shared_at: int) -> NDArray[np.uint64]:
+    """What `PackedViews.stores` says of a store of rows of `width` columns: u64 (8,)."""
+    notes = np.zeros(STORE_NOTES, np.uint64)
+    notes[:6] = codec.bits, codec.form, width, codec.bytes_per_row(width), (codec.bits * width + 7) // 8, shared_at
+    return notes
+
+
 def views_of(
     blocks: Sequence[tuple[PackedRows, NDArray[np.uint16]]], dim: int
 ) -> tuple[PackedViews, list[NDArray[np.uint32]]]:
@@ -177,7 +183,7 @@ def views_of(
     Raises:
         BadPacking: columns that are not as many as a row is wide, out of order or range, or rows of an unknown codec.
     """
-    stores = np.zeros((len(blocks), _NOTES), np.uint64)
+    stores = np.zeros((len(blocks), STORE_NOTES), np.uint64)
     columns = np.zeros((len(blocks), dim), np.uint16)
     starts, owners, memory, shared, handles = [], [], [], [np.zeros(1, np.float32)], []
     byte, entries, slabs = 0, 1, 0
@@ -191,8 +197,7 @@ def views_of(
         if wide.size and wide[-1] >= dim:
             message = f"block {store} has column {wide[-1]}: expected below {dim}"
             raise BadPacking(message)
-        code_bytes = (codec.bits * packed.width + 7) // 8
-        stores[store, :6] = codec.bits, codec.form, packed.width, row_bytes, code_bytes, entries
+        stores[store] = notes_of(codec, packed.width, entries)
         columns[store, : wide.size] = active
         count = -(-rows // _ROWS)
         starts.append(byte + np.arange(count, dtype=np.uint64) * np.uint64(_ROWS * row_bytes))
@@ -215,12 +220,8 @@ def views_of(
 
 
 def _joined(parts: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """The parts one after the other, on huge pages where the system has them: as `row_arena` reserves its memory."""
+    """The parts one after the other."""
     size = sum(part.size for part in parts) + _LINE_BYTES
-    whole = -(-size // _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES
-    reserved = mmap.mmap(-1, whole, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        reserved.madvise(mmap.MADV_HUGEPAGE)
-    memory = np.frombuffer(reserved, np.uint8, size)
+    memory = np.frombuffer(reserved_memory(size), np.uint8, size)
     np.concatenate([*parts, np.zeros(_LINE_BYTES, np.uint8)], out=memory)
     return memory
