@@ -37,9 +37,9 @@ from benchmarks.dimensions import FILES, ROWS, _final_rows, _learner, _stream, r
 from benchmarks.overlapped_training import decoded
 from benchmarks.report import Json, report
 from dimension_search.budget import COLUMN_BYTES
+from dimension_search.learned_scales import LearnedScales
 from dimension_search.precision_policy import policy_named
 from dimension_search.row_tiers import PlanTiers
-from dimension_search.shared_values import SharedValues
 from stream_trainer.learner import Learner
 from stream_trainer.precision_keeper import PrecisionKeeper, PrecisionRules
 from stream_trainer.precision_pass import PrecisionPass, learn_blocks
@@ -118,7 +118,7 @@ class _Run:
     def _tiers(self) -> dict[str, PlanTiers]:
         """By name, how rows are packed now: as they were last planned to be, or by one codec."""
         table, names = self.learner.table, self.learner.schema.slot_names
-        shared = SharedValues(self._codecs)
+        shared = LearnedScales(self._codecs)
         if any(name.endswith("coded") for name in self._codecs):
             learn_blocks(table, shared, 0, _EVERYTHING)
         found = {codec: shared.one_codec(codec, names, table.bands) for codec in self._codecs}

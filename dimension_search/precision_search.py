@@ -15,12 +15,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from dimension_search.learned_scales import LearnedScales
 from dimension_search.plan import Verdict
 from dimension_search.precision_evidence import PrecisionEvidence
 from dimension_search.precision_plan import Candidate, PrecisionPlan, TierPlan
 from dimension_search.precision_policy import PrecisionPolicy, bytes_of, rise_of, within_bytes, within_rise
 from dimension_search.row_importance import LEVELS, least_count
-from dimension_search.shared_values import SharedValues
 from embedding_table.packed_words import BLOCK
 from embedding_table.row_codecs import codec_named
 
@@ -83,7 +83,7 @@ def choices_along_price(
 def make_precision_plan(
     priced: PricedChoice,
     evidence: PrecisionEvidence,
-    shared: SharedValues,
+    shared: LearnedScales,
     slots: Sequence[str],
     *,
     policy: str,
@@ -175,7 +175,7 @@ def verdict_of(plans: Sequence[PrecisionPlan], judged: Sequence[Judged]) -> Prec
 
 def _tier(
     evidence: PrecisionEvidence,
-    shared: SharedValues,
+    shared: LearnedScales,
     slot: str,
     band: int,
     block: int,

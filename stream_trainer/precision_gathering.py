@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from dimension_search.learned_scales import LearnedScales
 from dimension_search.precision_evidence import PrecisionSums
 from dimension_search.precision_plan import PrecisionPlan
 from dimension_search.row_importance import LEVELS, levels_of
 from dimension_search.row_tiers import PlanTiers
-from dimension_search.shared_values import SharedValues
 from embedding_table.table import EmbeddingTable
 from stream_trainer.precision_pass import JudgedSums, learn_blocks
 
@@ -44,7 +44,7 @@ class PrecisionGathering:
     ) -> None:
         self.trigger = trigger
         self.columns = columns
-        self.shared = SharedValues(codecs)
+        self.shared = LearnedScales(codecs)
         self.sums = PrecisionSums(table.slots, table.bands, tuple(codecs))
         self.codec_tiers: list[PlanTiers] = []
         self.plans: list[PrecisionPlan] = []

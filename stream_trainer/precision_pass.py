@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dimension_search.learned_scales import LearnedScales
 from dimension_search.precision_evidence import PrecisionSums
 from dimension_search.precision_search import Judged
 from dimension_search.row_importance import LEVELS, levels_of
 from dimension_search.row_tiers import PlanTiers
-from dimension_search.shared_values import SharedValues
 from embedding_table.row_statistics import row_statistics
 from embedding_table.table import EmbeddingTable
 from model_contract.dense_layout import DenseLayout
@@ -183,7 +183,7 @@ def log_losses(logits: Floats, labels: NDArray[np.float32]) -> Floats:
     return np.logaddexp(0, np.where(labels > 0, -logits, logits))
 
 
-def learn_blocks(table: EmbeddingTable, shared: SharedValues, first: int, most_rows: int) -> int:
+def learn_blocks(table: EmbeddingTable, shared: LearnedScales, first: int, most_rows: int) -> int:
     """Learns what the rows of blocks share, from this block on, until so many rows were looked at.
 
     Returns:

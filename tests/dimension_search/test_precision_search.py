@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dimension_search.learned_scales import LearnedScales
 from dimension_search.precision_evidence import PrecisionEvidence
 from dimension_search.precision_plan import PrecisionPlan, read_precision_plan, write_precision_plan
 from dimension_search.precision_policy import ByImportance, Uniform, bytes_of, rise_of
@@ -17,7 +18,6 @@ from dimension_search.precision_search import (
 )
 from dimension_search.row_importance import LEVELS, least_count
 from dimension_search.row_tiers import PlanTiers
-from dimension_search.shared_values import SharedValues
 from embedding_table.packed_words import BLOCK
 from embedding_table.row_codecs import codec_named
 from tests.dimension_search.precision_evidences import CODECS, made_evidence
@@ -26,7 +26,7 @@ SLOTS = ("user", "article")
 
 
 def plan_of(evidence: PrecisionEvidence, priced: PricedChoice, tolerance: float = 1e-3) -> PrecisionPlan:
-    shared = SharedValues(CODECS)
+    shared = LearnedScales(CODECS)
     generator = np.random.default_rng(0)
     counts = np.array([least_count(level) for level in range(LEVELS)], np.float32)
     for block, width in enumerate(evidence.widths.tolist()):

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dimension_search.learned_scales import LearnedScales
 from dimension_search.precision_evidence import PrecisionSums
 from dimension_search.precision_plan import same_codec_plan
 from dimension_search.row_importance import LEVELS, levels_of
 from dimension_search.row_tiers import PlanTiers
-from dimension_search.shared_values import SharedValues
 from stream_trainer.outgoing import _packed_blocks
 from stream_trainer.precision_pass import JudgedSums, PrecisionPass, learn_blocks, log_losses
 from tests.stream_trainer.test_precision_keeper import decoded as decoded_block
@@ -18,8 +18,8 @@ from tests.stream_trainer.test_saliency_pass import BANDS, Banded, banded
 CODECS = ("fp32", "int8_minmax", "int4_minmax", "int4_minmax_block")
 
 
-def tiers_for(case: Banded, shared: SharedValues | None = None) -> list[PlanTiers]:
-    shared = shared or SharedValues(CODECS)
+def tiers_for(case: Banded, shared: LearnedScales | None = None) -> list[PlanTiers]:
+    shared = shared or LearnedScales(CODECS)
     assert learn_blocks(case.table, shared, 0, 1 << 30) == case.table.slots * BANDS
     return [shared.one_codec(codec, case.model.slot_names, BANDS) for codec in CODECS]
 
@@ -109,7 +109,7 @@ def test_judgement_of_predictions_that_are_known() -> None:
 
 def test_shared_values_can_be_learned_some_blocks_at_a_time() -> None:
     case = banded(4)
-    whole, parts = SharedValues(CODECS), SharedValues(CODECS)
+    whole, parts = LearnedScales(CODECS), LearnedScales(CODECS)
     tiers_for(case, whole)
     block, steps = 0, 0
     while block < case.table.slots * BANDS:

@@ -19,13 +19,13 @@ from dimension_search.row_tiers import PlanTiers
 from embedding_table.packed_words import BLOCK, HALF
 from embedding_table.row_codecs import RowCodec, codec_named
 
-__all__ = ["SharedValues"]
+__all__ = ["LearnedScales"]
 
 _SCALE_SAMPLE = 4096
 _BOOK_SAMPLE = 1 << 14
 
 
-class SharedValues:
+class LearnedScales:
     """Shared values by block, codec and level.
 
     Args:

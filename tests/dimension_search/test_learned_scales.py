@@ -2,17 +2,17 @@
 
 import numpy as np
 
+from dimension_search.learned_scales import LearnedScales
 from dimension_search.row_importance import LEVELS, least_count
-from dimension_search.shared_values import SharedValues
 
 CODECS = ("fp16", "int8_minmax", "int4_greedy_coded", "int4_minmax_block")
 
 
-def learned(rows: int = 2000, width: int = 4) -> tuple[SharedValues, np.ndarray, np.ndarray]:
+def learned(rows: int = 2000, width: int = 4) -> tuple[LearnedScales, np.ndarray, np.ndarray]:
     generator = np.random.default_rng(1)
     counts = generator.choice([1.0, 100.0], rows).astype(np.float32)
     values = generator.uniform(-1, 1, (rows, width)).astype(np.float32) * counts[:, None] / 100
-    shared = SharedValues(CODECS)
+    shared = LearnedScales(CODECS)
     shared.learn(1, counts, values)
     return shared, counts, values
 
@@ -38,7 +38,7 @@ def test_each_level_has_a_scale_of_its_own_and_all_have_one_codebook() -> None:
 def test_a_few_large_rows_do_not_spoil_the_scale() -> None:
     shared, counts, values = learned()
     values[np.flatnonzero(counts == 1)[:3]] *= 1000
-    spoiled = SharedValues(CODECS)
+    spoiled = LearnedScales(CODECS)
     spoiled.learn(1, counts, values)
     before, after = shared.of(1, "int4_minmax_block", 0), spoiled.of(1, "int4_minmax_block", 0)
 
@@ -61,7 +61,7 @@ def test_one_codec_for_all_rows() -> None:
 
 def test_levels_without_a_row_go_by_the_whole_block_and_empty_blocks_by_nothing() -> None:
     shared, _, _ = learned()
-    empty = SharedValues(CODECS)
+    empty = LearnedScales(CODECS)
     empty.learn(0, np.empty(0, np.float32), np.empty((0, 4), np.float32))
     whole = shared.of(1, "int4_minmax_block", 3)
 
@@ -74,7 +74,7 @@ def test_levels_without_a_row_go_by_the_whole_block_and_empty_blocks_by_nothing(
 def test_rows_that_are_not_finite_teach_nothing() -> None:
     shared, counts, values = learned()
     values = np.concatenate([values, np.full((1, 4), np.nan, np.float32)])
-    again = SharedValues(CODECS)
+    again = LearnedScales(CODECS)
     again.learn(1, np.append(counts, np.float32(1)), values)
 
     np.testing.assert_array_equal(again.of(1, "int4_minmax_block", 0), shared.of(1, "int4_minmax_block", 0))
