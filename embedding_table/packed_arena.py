@@ -29,7 +29,7 @@ from embedding_table.slab_kernels import free_rows, list_live, take_rows
 __all__ = ["ID_BYTES", "PackedArena"]
 
 ID_BYTES = 8
-_SLAB_NOTES_BYTES = LIVE_WORDS * 8 + 28  # live bits, start, end, store, rows it holds and live ones
+_SLAB_NOTES_BYTES = LIVE_WORDS * 8 + 32  # live bits, start, end, bytes of a row, store, rows it holds and live ones
 _FIRST_STORES = 16
 _NO_LIMIT_BYTES = 1 << 62
 
@@ -72,11 +72,12 @@ class PackedArena:
         self.dim = dim
         reserved = reserved_memory(frames * FRAME_BYTES)
         self._memory = np.frombuffer(reserved, np.uint8, frames * FRAME_BYTES)
-        self._words = self._memory.view(np.uint64)
+        self._words, self._floats = self._memory.view(np.uint64), self._memory.view(np.float32)
         self._frames = PageFrames(frames)
         slabs = min(frames * FRAME_PAGES, MAX_SLABS)  # reserved as well: the system gives what is touched
         self._slab_start = np.zeros(slabs, np.uint64)
         self._slab_end = np.zeros(slabs, np.uint64)  # in words of 8 bytes, where the ids end
+        self._slab_row_bytes = np.zeros(slabs, np.uint32)
         self._slab_store = np.zeros(slabs, np.uint32)
         self._slab_rows = np.zeros(slabs, np.int32)
         self._slab_live = np.zeros(slabs, np.int32)
@@ -95,7 +96,14 @@ class PackedArena:
     def views(self) -> PackedViews:
         """Arrays for kernels that read."""
         return PackedViews(
-            self._memory, self._slab_start, self._slab_store, self._notes, self._columns, self._shared.values
+            memory=self._memory,
+            floats=self._floats,
+            slab_start=self._slab_start,
+            slab_row_bytes=self._slab_row_bytes,
+            slab_store=self._slab_store,
+            stores=self._notes,
+            columns=self._columns,
+            shared=self._shared.values,
         )
 
     def define_store(self, columns: NDArray[np.uint16], codec: RowCodec, shared: NDArray[np.float32]) -> int:
@@ -313,6 +321,7 @@ class PackedArena:
         nbytes = pages * PAGE_BYTES
         self._slab_start[slab] = first_byte
         self._slab_end[slab] = (first_byte + nbytes) // ID_BYTES
+        self._slab_row_bytes[slab] = owner.row_bytes
         self._slab_store[slab] = store
         self._slab_rows[slab] = nbytes // owner.unit
         owner.slabs.add(slab)

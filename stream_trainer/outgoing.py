@@ -83,8 +83,7 @@ def encode_state(
     )
     rows = state.rows.blocks
     blocks = tuple(packed for block in rows for packed in _packed_blocks(block, tiers))
-    alive = np.concatenate([b.ids for b in rows]) if rows else np.empty(0, np.uint64)
-    tombstones = np.setdiff1d(state.rows.erased_ids, alive)
+    tombstones = _without(np.unique(state.rows.erased_ids), [block.ids for block in rows])
     tensors = tuple(
         DenseTensor(tensor.name, tensor.values, dense_dtype if holds(tensor.values, dense_dtype) else "float32")
         for tensor in layout.split(state.arrays[PARAMETERS].astype(np.float32, copy=False))
@@ -95,6 +94,15 @@ def encode_state(
         if state.arrays[f"serving/{name}"].size
     )
     return encode(Increment(header, blocks, tombstones, (*tensors, *moments)))
+
+
+def _without(erased: NDArray[np.uint64], alive: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
+    """Erased ids (t,), ascending, less those that are alive again; without sorting the many that live."""
+    gone = np.ones(erased.size, np.bool_)
+    for ids in alive if erased.size else ():
+        places = np.minimum(np.searchsorted(erased, ids), erased.size - 1)
+        gone[places[erased[places] == ids]] = False
+    return erased[gone]
 
 
 def _packed_blocks(block: RowsOfBlock, tiers: RowTiers | None) -> list[RowBlock]:

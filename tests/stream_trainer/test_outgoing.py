@@ -42,6 +42,17 @@ def test_an_id_that_came_back_has_no_tombstone() -> None:
     assert found.tombstones.tolist() == [11]
 
 
+def test_tombstones_are_the_erased_ids_less_the_living() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        ids = rng.permutation(np.arange(1, 60))
+        rows = [block(0, ids[:15].tolist(), 1.0), block(1, ids[15 : rng.integers(15, 30)].tolist(), 1.0)]
+        erased = rng.integers(1, 70, rng.integers(0, 20)).tolist()
+        found = decode(encode_state(state(3, rows, erased), "increment", LAYOUT))
+        alive = {int(row_id) for part in rows for row_id in part.ids}
+        assert found.tombstones.tolist() == sorted(set(erased) - alive)
+
+
 class ByWorth:
     """The hotter half of a block as fp16, the rest in four bits; what they share comes from outside."""
 
