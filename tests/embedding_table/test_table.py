@@ -323,7 +323,7 @@ def test_rows_can_be_marked_as_changed_and_read() -> None:
     gone = table.erase(handles[:1])
     table.take_changes()
     table.mark_changed(handles[:4])
-    table.mark_changed(np.append(handles[2:5], table.missing_handles))
+    table.mark_changed(np.concatenate([handles[2:5], table.missing_handles, [ABSENT]]).astype(np.uint32))
     changes = table.take_changes()
 
     assert sorted(changes.blocks[0].ids.tolist()) == [7, 11, 12, 13, 14]
