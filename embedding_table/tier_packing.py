@@ -2,6 +2,9 @@
 
     coded or block scales -> the same bits with a scale and bias of its own -> fp16 -> fp32
 
+Coded scales also give way where the rows are too few to pay for the 2 KiB of their codebooks: the changed rows of a
+second often are, and most of an increment would be codebooks.
+
 Knows rows of one width; who chose the codecs, and by what, is up to the caller. Invariants: every row is packed once;
 the same rows and choices give the same bytes; NaN and infinity are refused with the id named.
 """
@@ -13,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedding_table.errors import BadPacking
-from embedding_table.packed_words import HALF
+from embedding_table.packed_words import CODED, HALF
 from embedding_table.row_codecs import CODECS, PackedRows, RowCodec
 
 __all__ = ["PackedPart", "TierPart", "pack_in_tiers", "wider_codec"]
@@ -80,8 +83,11 @@ def pack_in_tiers(
         codec, rows = CODECS[key[1]], np.sort(np.concatenate(waiting.pop(key)))
         if rows.size == 0:
             continue
-        chosen = values if rows.size == values.shape[0] else values[rows]
         wider = wider_codec(codec)
+        if codec.form == CODED and wider is not None and not _pays(codec, wider, values.shape[1], rows.size):
+            waiting.setdefault(_key(wider, None), []).append(rows)
+            continue
+        chosen = values if rows.size == values.shape[0] else values[rows]
         if wider is None:
             done.append(PackedPart(rows, codec.encode(chosen, ids=ids[rows], threads=threads)))
             continue
@@ -92,6 +98,10 @@ def pack_in_tiers(
         if rows.size:
             done.append(PackedPart(rows, packed))
     return _joined(done)
+
+
+def _pays(codec: RowCodec, wider: RowCodec, width: int, rows: int) -> bool:
+    return rows * (wider.bytes_per_row(width) - codec.bytes_per_row(width)) > codec.shared_bytes
 
 
 def _key(codec: RowCodec, shared: NDArray[np.float32] | None) -> _Key:

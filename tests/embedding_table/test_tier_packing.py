@@ -58,21 +58,37 @@ def test_every_row_is_packed_once_and_within_its_codecs_bound(data: st.DataObjec
 def test_rows_that_do_not_fit_take_the_next_wider_codec_and_no_other() -> None:
     values = np.tile(np.array([0, 1], np.float32), (5, 1))
     values[1] = [0, 1000]  # beyond the block's scale
-    values[2] = [0, 65_520]  # beyond a binary16
+    values[2] = [0, 65_520]  # its own scale is beyond nothing, its end beyond a binary16
     values[3] = [0, 1e30]
-    shared = CODECS["int4_greedy_coded"].encode(np.array([[0, 1], [0, 2]], np.float32)).shared
+    values[4] = [66_000, 66_001]
+    codec = CODECS["int4_minmax_block"]
+    shared = codec.encode(np.array([[0, 1], [0, 2]], np.float32)).shared
 
-    found = {
-        p.packed.codec: p.rows.tolist()
-        for p in pack_in_tiers(values, IDS[:5], [(all_rows(5), CODECS["int4_greedy_coded"], shared)])
-    }
+    parts = pack_in_tiers(values, IDS[:5], [(all_rows(5), codec, shared)])
 
-    assert found == {"int4_greedy_coded": [0, 4], "int4_greedy": [1, 2], "fp32": [3]}
+    found = {part.packed.codec: part.rows.tolist() for part in parts}
+    assert found == {"int4_minmax_block": [0], "int4_minmax": [1, 2], "fp32": [3, 4]}
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(1024, "int4_greedy"), (1025, "int4_greedy_coded")])
+def test_coded_scales_are_used_where_they_pay_for_their_codebooks(rows: int, expected: str) -> None:
+    values = np.random.default_rng(0).standard_normal((rows, 4)).astype(np.float32)
+    ids = np.arange(1, rows + 1, dtype=np.uint64)
+
+    parts = [
+        (all_rows(rows)[::2], CODECS["int4_greedy_coded"], None),
+        (all_rows(rows)[1::2], CODECS["int4_greedy_coded"], None),
+    ]
+    (found,) = pack_in_tiers(values, ids, parts)
+
+    assert found.packed.codec == expected
+    narrow, wide = (CODECS[name].encode(values).nbytes for name in ("int4_greedy_coded", "int4_greedy"))
+    assert found.packed.nbytes == min(narrow, wide)
 
 
 def test_what_was_learned_and_what_was_given_may_be_the_same() -> None:
     values = np.repeat(np.arange(6, dtype=np.float32).reshape(3, 2), 2, axis=0)
-    codec = CODECS["int8_minmax_coded"]
+    codec = CODECS["int8_minmax_block"]
     shared = codec.encode(values[::2]).shared
 
     parts = [(np.array([0, 2, 4]), codec, None), (np.array([1, 3, 5]), codec, shared)]

@@ -120,7 +120,7 @@ def test_scores_agree_with_decoded_rows_to_a_millionth(tmp_path: Path, redis_ser
     schema = dataclasses.replace(SCHEMA, name=name)
     (tmp_path / "model.toml").write_text(MODEL.format(name=name))
     served = assemble(ServingSettings(model_file=tmp_path / "model.toml", redis=redis_server.url, poll_ms=20))
-    model = learner(schema, memory_bytes=2 << 20, admission_threshold=1)
+    model = learner(schema, memory_bytes=4 << 20, admission_threshold=1)
     store = CheckpointStore(tmp_path / "state", model.merge_admission)
     publisher = Publisher(redis_server.url, name, kept_bases=2, stream_increments=100)
     often = (
@@ -134,6 +134,8 @@ def test_scores_agree_with_decoded_rows_to_a_millionth(tmp_path: Path, redis_ser
     if not late:
         served.subscriber.start()
     generator = np.random.default_rng(7)
+    many = samples(generator, 25_000, schema, ids=200_000)  # so many of one tier that coded scales pay
+    model.learn(model.prepare(many, 0), 0)
     for cut in range(14):
         for _ in range(3):
             model.learn(model.prepare(samples(generator, 300, schema, ids=5000), cut), cut)

@@ -194,6 +194,11 @@ def test_golden_bytes_decode_and_encode_the_same() -> None:
     assert encode(golden_increment()) == data
 
 
+def test_the_bytes_of_version_1_are_refused_by_their_version() -> None:
+    with pytest.raises(UnsupportedVersion, match="format version 1; this reader knows 2"):
+        decode(GOLDEN.with_name("increment_v1.bin").read_bytes())
+
+
 def test_golden_bytes_read_by_the_definition() -> None:
     """A second reader, from the words of the format alone."""
     data = GOLDEN.read_bytes()

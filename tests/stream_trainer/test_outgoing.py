@@ -54,7 +54,7 @@ def test_tombstones_are_the_erased_ids_less_the_living() -> None:
 
 
 class ByWorth:
-    """The hotter half of a block as fp16, the rest in four bits; what they share comes from outside."""
+    """The hotter half of a block as fp16, the rest in eight bits; what they share comes from outside."""
 
     def __init__(self, shared: np.ndarray) -> None:
         self._shared = shared
@@ -63,7 +63,7 @@ class ByWorth:
         hot = block.counts >= np.median(block.counts)
         return [
             (np.flatnonzero(hot), CODECS["fp16"], None),
-            (np.flatnonzero(~hot), CODECS["int4_greedy_coded"], self._shared),
+            (np.flatnonzero(~hot), CODECS["int8_minmax_block"], self._shared),
         ]
 
 
@@ -73,8 +73,8 @@ def test_rows_are_sent_by_their_tiers_and_decode_to_what_they_were() -> None:
     for part in rows:
         part.values[:] = rng.standard_normal(part.values.shape)
         part.counts[:] = rng.random(part.counts.size)
-    rows[0].values[int(np.argmin(rows[0].counts))] = 1e6  # fits neither the codebook nor a binary16
-    tiers = ByWorth(CODECS["int4_greedy_coded"].encode(rng.standard_normal((50, 4), np.float32)).shared)
+    rows[0].values[int(np.argmin(rows[0].counts))] = 1e6  # fits neither the block's scale nor a binary16
+    tiers = ByWorth(CODECS["int8_minmax_block"].encode(rng.standard_normal((50, 4), np.float32)).shared)
     cut = state(3, rows, [])
 
     data = encode_state(cut, "increment", LAYOUT, tiers)
@@ -90,11 +90,11 @@ def test_rows_are_sent_by_their_tiers_and_decode_to_what_they_were() -> None:
         precisions |= dict.fromkeys(sent.ids.tolist(), sent.precision)
     assert sorted(precisions) == sorted(values)
     assert precisions[int(rows[0].ids[int(np.argmin(rows[0].counts))])] == "fp32"
-    assert sorted(set(precisions.values()) - {"int4_greedy"}) == ["fp16", "fp32", "int4_greedy_coded"]
+    assert sorted(set(precisions.values()) - {"int8_minmax"}) == ["fp16", "fp32", "int8_minmax_block"]
 
 
 @pytest.mark.parametrize(
-    "tiers", [None, ByWorth(CODECS["int4_greedy_coded"].encode(np.ones((2, 4), np.float32)).shared)]
+    "tiers", [None, ByWorth(CODECS["int8_minmax_block"].encode(np.ones((2, 4), np.float32)).shared)]
 )
 def test_a_row_that_is_not_finite_is_refused_with_its_id(tiers: ByWorth | None) -> None:
     rows = block(0, [5, 9, 11], 1.5)
