@@ -79,6 +79,7 @@ class _Run:
                     search_every_samples=every,
                     window_samples=min(8192, every // 6),
                     judge_samples=min(8192, every // 6),
+                    samples_at_once=_SCORED,
                 ),
             )
             for policy in policies
@@ -97,6 +98,7 @@ class _Run:
             else:
                 for precision in self._keepers.values():
                     precision.before_learning(prepared, now_s, samples)
+                    precision.keep(_EVERYTHING)
             self.learner.learn(prepared, now_s)
             samples += prepared.rows
             if samples - sorted_at >= _SORT_SAMPLES or self.learner.needs_quiet or (keeper and keeper.needs_quiet):

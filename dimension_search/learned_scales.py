@@ -17,7 +17,7 @@ from dimension_search.precision_plan import TierPlan, same_codec_plan
 from dimension_search.row_importance import LEVELS, least_count, levels_of
 from dimension_search.row_tiers import PlanTiers
 from embedding_table.packed_words import BLOCK, HALF
-from embedding_table.row_codecs import RowCodec, codec_named
+from embedding_table.row_codecs import codec_named
 
 __all__ = ["LearnedScales"]
 
@@ -39,17 +39,19 @@ class LearnedScales:
 
     def learn(self, block: int, counts: NDArray[np.float32], values: NDArray[np.float32]) -> None:
         """Learns from rows of a block: their counts f32 (n,) and values f32 (n, d)."""
-        levels = levels_of(counts)
         sound = np.isfinite(values).all(axis=1)
-        levels, values = levels[sound], values[sound]
+        levels, values = levels_of(counts)[sound], values[sound]
+        one_scale = [codec for codec in self._codecs if codec.form == BLOCK]
         for codec in self._codecs:
             if codec.form != BLOCK:
                 book = codec.encode(_some(values, _BOOK_SAMPLE)).shared
                 self._known |= {(block, codec.name, level): book for level in range(LEVELS)}
-                continue
-            for level in range(LEVELS):
-                here = values[levels == level]
-                self._known[block, codec.name, level] = _one_scale(codec, here if len(here) else values)
+        whole = _without_largest(values)
+        for level in range(LEVELS) if one_scale else ():
+            here = values[levels == level]
+            small = _without_largest(here) if len(here) else whole
+            for codec in one_scale:
+                self._known[block, codec.name, level] = codec.encode(small).shared
 
     def of(self, block: int, codec: str, level: int) -> NDArray[np.float32] | None:
         """What rows of this level share under a codec, f32 (k,); None where nothing is or was learned."""
@@ -69,12 +71,14 @@ class LearnedScales:
         return PlanTiers(msgspec.structs.replace(plan, tiers=tiers), slots)
 
 
-def _one_scale(codec: RowCodec, values: NDArray[np.float32]) -> NDArray[np.float32]:
+def _without_largest(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A sample of rows, those with the largest values left out."""
     values = _some(values, _SCALE_SAMPLE)
-    if values.size:
-        largest = np.abs(values).max(axis=1)
-        values = values[largest <= np.quantile(largest, 1 - UNCOVERED_SHARE)]
-    return codec.encode(np.ascontiguousarray(values)).shared
+    if not values.size:
+        return values
+    largest = np.abs(values).max(axis=1)
+    kept = np.sort(largest)[int((1 - UNCOVERED_SHARE) * (largest.size - 1))]
+    return np.ascontiguousarray(values[largest <= kept])
 
 
 def _some(values: NDArray[np.float32], most: int) -> NDArray[np.float32]:

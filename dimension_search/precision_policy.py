@@ -24,7 +24,7 @@ __all__ = ["ByImportance", "BySlot", "PrecisionPolicy", "Uniform", "bytes_of", "
 __all__ += ["within_bytes", "within_rise"]
 
 Choice = NDArray[np.int64]
-_HALVINGS = 40
+_HALVINGS = 22  # of 100 powers of two
 
 
 class PrecisionPolicy(Protocol):

@@ -26,9 +26,9 @@ from embedding_table.row_codecs import codec_named
 
 __all__ = ["Judged", "PricedChoice", "choices_along_price", "make_precision_plan", "verdict_of"]
 
-_SHARES = (1.5, 1.0, 0.75, 0.5, 0.25, 0.0625)
+_SHARES = (1.25, 0.9, 0.6, 0.3, 0.0625)
 _FINEST = 2.0**-90
-_SURE = 2.0  # standard errors that the labels' verdict may lie above the tolerance
+_SURE = 4.0  # standard errors that the labels may speak against a plan: rows that err together err with others
 
 
 @dataclass(frozen=True, slots=True, eq=False)

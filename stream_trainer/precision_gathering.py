@@ -55,14 +55,13 @@ class PrecisionGathering:
         self._next_block = 0
 
     def learn_shared(self, table: EmbeddingTable, most_rows: int) -> bool:
-        """Learns what the rows of some blocks share, from about so many rows; whether that is done."""
+        """Learns what the rows of some blocks share, from about so many rows; whether there were any left to learn."""
         blocks = table.slots * table.bands
         if self._next_block == blocks:
-            return True
-        self._next_block = learn_blocks(table, self.shared, self._next_block, most_rows)
-        if self._next_block < blocks:
             return False
-        self.codec_tiers = [self.shared.one_codec(codec, self._names, table.bands) for codec in self._codecs]
+        self._next_block = learn_blocks(table, self.shared, self._next_block, most_rows)
+        if self._next_block == blocks:
+            self.codec_tiers = [self.shared.one_codec(codec, self._names, table.bands) for codec in self._codecs]
         return True
 
     def rows_and_widths(self, table: EmbeddingTable) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

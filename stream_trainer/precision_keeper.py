@@ -67,6 +67,7 @@ class PrecisionRules:
         search_every_samples: samples between two searches; there is one after each change of columns as well.
         window_samples: samples of the evidence.
         judge_samples: held-back samples that plans are judged on.
+        samples_at_once: of one batch that are looked at, so that the work on it is bounded.
     """
 
     codec: str | None = None
@@ -78,6 +79,7 @@ class PrecisionRules:
     search_every_samples: int = 200_000
     window_samples: int = 8_192
     judge_samples: int = 8_192
+    samples_at_once: int = 1_024
 
 
 class PrecisionKeeper:
@@ -146,8 +148,9 @@ class PrecisionKeeper:
                 return
             self._search = PrecisionGathering(self._table, self.rules.codecs, self._names, trigger, columns)
         search = self._search
-        if not search.learn_shared(self._table, _SLICE_ROWS):
+        if search.learn_shared(self._table, _SLICE_ROWS):
             return
+        batch = batch.first(self.rules.samples_at_once)
         if search.sums.samples < self.rules.window_samples:
             read = self._pass.read(self._table, batch)
             self._pass.observe(self._step.parameters, batch, read, search.codec_tiers, search.sums)

@@ -100,7 +100,8 @@ def test_a_search_goes_through_its_stages_on_samples_before_they_are_learned() -
     assert keeper is not None
     run.learn(4)
     assert keeper.plan is None
-    run.learn(2)  # shared values and the window: samples 1024 to 1535
+    run.learn(1)  # what rows share
+    run.learn(2)  # the window: samples 1280 to 1791
     assert run.plans == []
     run.learn(2)  # the judgement
 
@@ -243,3 +244,14 @@ def test_training_is_the_same_with_and_without() -> None:
     assert left.keys() == right.keys()
     for id_, row in left.items():
         np.testing.assert_array_equal(row, right[id_])
+
+
+def test_of_a_large_batch_only_some_samples_are_looked_at() -> None:
+    run = Run(rules_with(samples_at_once=100))
+    run.learn(4 + 1 + 5)  # what rows share takes one batch, the window six
+    assert run.plans == []
+    run.learn(1 + 6)
+    verdict = run.plans[0].verdict
+
+    assert verdict is not None
+    assert verdict.samples == 600
