@@ -35,6 +35,7 @@ import dimflow
 from benchmarks.report import report
 from dimflow.local_servers import LocalRedis
 from dimflow.server_lifecycle import free_port
+from embedding_table.row_codecs import CODECS
 from model_contract.dense_layout import DenseLayout
 from model_contract.increment import DenseTensor, Increment, IncrementHeader, RowBlock, encode
 from model_contract.prediction_request import PredictionRequestDecoder
@@ -126,7 +127,8 @@ class ModelStream:
         )
         dim = self.schema.dim
         values = self.rng.standard_normal((ids.size, dim), np.float32) * np.float32(0.1)
-        rows = RowBlock(0, 0, np.arange(dim, dtype=np.uint16), "fp32", ids, values)
+        packed = CODECS["fp32"].encode(values)
+        rows = RowBlock(0, 0, np.arange(dim, dtype=np.uint16), "fp32", ids, packed.data, packed.shared)
         layout = DenseLayout(self.schema)
         dense: tuple[DenseTensor, ...] = layout.split(layout.initial(int(self.rng.integers(1 << 30))))
         return encode(Increment(header, (rows,), np.empty(0, np.uint64), dense))

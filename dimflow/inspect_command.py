@@ -1,4 +1,4 @@
-"""`dimflow inspect`: what a state folder, Redis or a model file holds, as JSON; the plans of a search as a table too.
+"""`dimflow inspect`: what a state folder, Redis or a model file holds, as JSON; the plans of searches as tables too.
 
 Knows no format itself: files, heads and schemas are read by their owners. Changes nothing anywhere.
 """
@@ -29,12 +29,17 @@ def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
     plans.add_argument("--state-dir", type=Path, required=True, help="state folder of the trainer")
     plans.add_argument("--plot", type=Path, metavar="FILE.png", help="draw widths over samples by slot and band")
     plans.add_argument("--json", action="store_true", help="print the plans as JSON")
+    precision = things.add_parser("precision", help="how precisely rows are served: bytes by tier, errors, searches")
+    precision.add_argument("--state-dir", type=Path, required=True, help="state folder of the trainer")
+    precision.add_argument("--json", action="store_true", help="print the plans as JSON")
 
 
 def run_inspect(args: argparse.Namespace) -> int:
     """Prints one JSON document, or the tables of plans; returns the exit code."""
     if args.thing == "plans":
         return _plans(args)
+    if args.thing == "precision":
+        return _precision(args)
     look = {"state": _state, "model": _model, "redis": _redis}[args.thing]
     _print_json(look(args))
     return 0
@@ -48,10 +53,7 @@ def _plans(args: argparse.Namespace) -> int:
     from dimension_search.plan_history import PlanHistory
     from dimflow.plan_report import print_plans
 
-    if not args.state_dir.is_dir():
-        message = f"state_dir: {args.state_dir}, expected a folder"
-        raise CommandError(message)
-    plans = PlanHistory(args.state_dir).read()
+    plans = PlanHistory(_folder(args)).read()
     if args.plot is not None:
         from dimflow.plan_plot import save_plot
 
@@ -61,6 +63,26 @@ def _plans(args: argparse.Namespace) -> int:
     else:
         print_plans(plans)
     return 0
+
+
+def _precision(args: argparse.Namespace) -> int:
+    from dimension_search.plan_history import PrecisionHistory
+    from dimflow.precision_report import print_precision
+
+    plans = PrecisionHistory(_folder(args)).read()
+    if args.json:
+        _print_json(plans)
+    else:
+        print_precision(plans)
+    return 0
+
+
+def _folder(args: argparse.Namespace) -> Path:
+    folder: Path = args.state_dir
+    if not folder.is_dir():
+        message = f"state_dir: {folder}, expected a folder"
+        raise CommandError(message)
+    return folder
 
 
 def _state(args: argparse.Namespace) -> Any:

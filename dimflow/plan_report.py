@@ -14,18 +14,21 @@ from rich.text import Text
 
 from dimension_search.plan import BlockPlan, DimensionPlan, Verdict
 
-__all__ = ["draw_plans", "print_plans"]
+__all__ = ["bytes_for_people", "console_for_tables", "draw_plans", "print_plans", "verdict_text"]
 
 _COLOURS = {"applied": "green", "refused": "red", "planned": "yellow"}
 _WIDTH_WITHOUT_TERMINAL = 150
 
 
 def print_plans(plans: Sequence[DimensionPlan]) -> None:
-    """Writes `draw_plans` to standard output, wide enough where that is no terminal."""
+    """Writes `draw_plans` to standard output."""
+    console_for_tables().print(draw_plans(plans))
+
+
+def console_for_tables() -> Console:
+    """Standard output, wide enough where that is no terminal."""
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH_WITHOUT_TERMINAL)
-    console.print(draw_plans(plans))
+    return console if console.is_terminal else Console(width=_WIDTH_WITHOUT_TERMINAL)
 
 
 def draw_plans(plans: Sequence[DimensionPlan]) -> RenderableType:
@@ -47,9 +50,11 @@ def _history(plans: Sequence[DimensionPlan]) -> Table:
         table.add_row(
             Text.assemble(when, (f"\n{plan.trigger}, {plan.planner}", "dim")),
             f"{plan.samples_trained:,}",
-            Text.assemble(_change(plan.bytes_before, plan.bytes_after), (f"\nof {_bytes(plan.budget_bytes)}", "dim")),
+            Text.assemble(
+                _change(plan.bytes_before, plan.bytes_after), (f"\nof {bytes_for_people(plan.budget_bytes)}", "dim")
+            ),
             _log_loss(plan.verdict),
-            _verdict(plan.verdict),
+            verdict_text(plan.verdict),
         )
     return table
 
@@ -60,7 +65,8 @@ def _log_loss(verdict: Verdict | None) -> str:
     return f"{verdict.log_loss_before:.5f}\n→ {verdict.log_loss_after:.5f}"
 
 
-def _verdict(verdict: Verdict | None) -> Text:
+def verdict_text(verdict: Verdict | None) -> Text:
+    """Decision, in its colour, and reason."""
     if verdict is None:
         return Text("not judged", style="dim")
     return Text.assemble((verdict.decision, f"bold {_COLOURS[verdict.decision]}"), f": {verdict.reason}")
@@ -100,10 +106,11 @@ def _columns(block: BlockPlan) -> Text:
 
 
 def _change(before: float, after: float) -> str:
-    return f"{_bytes(before)} → {_bytes(after)}"
+    return f"{bytes_for_people(before)} → {bytes_for_people(after)}"
 
 
-def _bytes(value: float) -> str:
+def bytes_for_people(value: float) -> str:
+    """A number of bytes in the unit that fits it."""
     for unit in ("B", "KiB", "MiB"):
         if value < 1024:
             return f"{value:,.0f} {unit}" if unit == "B" else f"{value:,.1f} {unit}"

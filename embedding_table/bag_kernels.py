@@ -21,15 +21,24 @@ from embedding_table.slot_update import update_share
 from embedding_table.update_scratch import UpdateScratch, new_scratch
 from model_contract.compiled import fast_kernel, kernel
 
-__all__ = ["UpdateScratch", "gather_bags", "new_scratch", "update_bags"]
+__all__ = [
+    "POOLED_AT_ONCE",
+    "ROWS_AHEAD",
+    "UpdateScratch",
+    "gather_bags",
+    "new_scratch",
+    "one_member_each",
+    "update_bags",
+]
 
 _ONE = np.uint64(1)
-_POOLED_AT_ONCE = np.uint64(256)
-_ROWS_AHEAD = np.uint64(64)  # lookups of long bags
+POOLED_AT_ONCE = np.uint64(256)
+ROWS_AHEAD = np.uint64(64)  # lookups of long bags
 
 
 @kernel
-def _one_member_each(offsets: NDArray[np.int64], lo_bag: int, hi_bag: int) -> bool:
+def one_member_each(offsets: NDArray[np.int64], lo_bag: int, hi_bag: int) -> bool:
+    """Whether each of these bags has exactly one lookup."""
     others = 0
     for bag in range(lo_bag, hi_bag):
         others += offsets[bag + 1] - offsets[bag] != 1
@@ -102,15 +111,15 @@ def _pool_rows(
         views.slab_block,
         views.block_columns,
     )
-    starts = np.empty(_POOLED_AT_ONCE, np.uint64)
+    starts = np.empty(POOLED_AT_ONCE, np.uint64)
     end = np.uint64(offsets[hi_bag])
     for bag in range(lo_bag, hi_bag):
         at = np.uint64(bag - lo_bag) * dim
         fill_row(out, at, dim, np.float32(0))
         listed = np.uint64(0)
         for lookup in range(np.uint64(offsets[bag]), np.uint64(offsets[bag + 1])):
-            if lookup + _ROWS_AHEAD < end and handles[lookup + _ROWS_AHEAD] != ABSENT:
-                ahead = handles[lookup + _ROWS_AHEAD]
+            if lookup + ROWS_AHEAD < end and handles[lookup + ROWS_AHEAD] != ABSENT:
+                ahead = handles[lookup + ROWS_AHEAD]
                 width = np.uint64(slab_width[slab_of(ahead)])
                 prefetch_row(values, value_offset(ahead, width), width)
             handle = handles[lookup]
@@ -118,7 +127,7 @@ def _pool_rows(
             if width == dim:
                 starts[listed] = value_offset(handle, width)
                 listed += _ONE
-                if listed == _POOLED_AT_ONCE:
+                if listed == POOLED_AT_ONCE:
                     add_rows(out, at, dim, values, starts, np.uint64(0), listed)
                     listed = np.uint64(0)
             elif width:
@@ -157,7 +166,7 @@ def gather_bags(
     """
     flat = out.reshape(-1)
     dim = np.uint64(out.shape[1])
-    if _one_member_each(offsets, lo_bag, hi_bag):
+    if one_member_each(offsets, lo_bag, hi_bag):
         _copy_rows(views, handles, np.uint64(offsets[lo_bag]), np.uint64(hi_bag - lo_bag), flat, dim)
     else:
         _pool_rows(views, handles, offsets, pooling, lo_bag, hi_bag, flat, dim)
@@ -206,7 +215,7 @@ def update_bags(
     lookups = np.uint64(offsets[hi_bag] - offsets[lo_bag])
     if lookups * dim <= np.uint64(scratch.gradient.size):
         lo, hi = np.uint64(lo_bag), np.uint64(hi_bag)
-        if _one_member_each(offsets, lo_bag, hi_bag):
+        if one_member_each(offsets, lo_bag, hi_bag):
             rows = sum_of_single_lookups(views, handles, np.uint64(offsets[lo]), lookups, flat, dim, scratch)
         else:
             rows = sum_of_bags(views, handles, offsets, pooling, lo, hi, flat, dim, scratch)

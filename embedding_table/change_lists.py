@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from embedding_table.row_layout import TableViews
 from embedding_table.slab_kernels import drop_empty_slabs
-from embedding_table.trained_rows import keep_live, take_marks, unmark_dead
+from embedding_table.trained_rows import keep_live, mark_rows, take_marks, unmark_dead
 
 __all__ = ["ChangeLists"]
 
@@ -39,6 +39,11 @@ class ChangeLists:
         """Notes rows that were marked dirty outside training, u32 (n,)."""
         self._born.append(handles)
         self._bytes_used += handles.nbytes
+
+    def mark(self, handles: NDArray[np.uint32]) -> None:
+        """Notes live rows u32 (n,) as changed whose values are not; at a cut."""
+        live = handles.copy()
+        mark_rows(self._views, live[: int(keep_live(self._views, live))])
 
     def erased(self, ids: NDArray[np.uint64]) -> None:
         """Notes ids u64 (n,) whose rows are gone."""

@@ -21,11 +21,22 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 
 from embedding_table.machine_words import RowAccess, all_lanes, in_vectors, machine_code, variable
 
-__all__ = ["BLOCK", "CODED", "CODES", "HALF", "add_unpacked", "as_half", "range_at", "set_half_at", "set_unpacked"]
+__all__ = [
+    "BLOCK",
+    "CODED",
+    "CODES",
+    "HALF",
+    "add_unpacked",
+    "as_half",
+    "copy_bytes",
+    "range_at",
+    "set_half_at",
+    "set_unpacked",
+]
 
 HALF, CODED, BLOCK = 0, 1, 2  # forms of scale and bias
 CODES = 256  # entries of a codebook
@@ -170,3 +181,17 @@ def set_half_at(typing_context: Any, memory: Any, position: Any, value: Any) -> 
         return context.get_dummy_value()
 
     return types.void(memory, types.uint64, types.float32), generate
+
+
+@machine_code
+def copy_bytes(typing_context: Any, target: Any, at: Any, source: Any, start: Any, count: Any) -> Any:
+    """target[at : at + count] = source[start : start + count], both u8."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        to = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        come_from = context.make_array(signature.args[2])(context, builder, arguments[2]).data
+        to, come_from = builder.gep(to, [arguments[1]]), builder.gep(come_from, [arguments[3]])
+        cgutils.raw_memcpy(builder, to, come_from, arguments[4], 1)  # type: ignore[no-untyped-call]
+        return context.get_dummy_value()
+
+    return types.void(target, types.uint64, source, types.uint64, types.uint64), generate

@@ -9,13 +9,12 @@ thread may gather and train rows by handle while another allocates and frees oth
 freeing, compacting and releasing slabs themselves are for one thread at a time.
 """
 
-import mmap
-
 import numpy as np
 from numpy.typing import NDArray
 
 from embedding_table.errors import BadRows, BudgetTooSmall
 from embedding_table.hash_index import ABSENT
+from embedding_table.reserved_memory import reserved_memory
 from embedding_table.row_layout import (
     LIVE_WORDS,
     MAX_SLABS,
@@ -29,7 +28,6 @@ from embedding_table.slab_kernels import copy_rows, free_rows, list_live, read_r
 
 __all__ = ["SLAB_BYTES", "Block", "RowArena", "TableViews", "checked_columns"]
 
-_HUGE_PAGE_BYTES = 2 << 20
 _SLAB_NOTES_BYTES = LIVE_WORDS * 8 + 12  # live bits, width, block and count of live rows
 
 
@@ -72,14 +70,6 @@ def checked_columns(columns: NDArray[np.uint16], dim: int, whose: str) -> NDArra
     return wide.astype(np.uint16)
 
 
-def _reserve(size_bytes: int) -> mmap.mmap:
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
-    memory = mmap.mmap(-1, size_bytes, flags=flags)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)  # a random row then costs a TLB entry per 2 MiB instead of one per 4 KiB
-    return memory
-
-
 class RowArena:
     """Rows of several widths within one budget.
 
@@ -117,7 +107,7 @@ class RowArena:
         self.dim = dim
         self.state_words = state_words
         self._place_bytes = 4 if track_changes else 0  # of a row position in the list of changes
-        self._memory = _reserve(-(-slabs * SLAB_BYTES // _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES)
+        self._memory = reserved_memory(slabs * SLAB_BYTES)
         words = np.frombuffer(self._memory, np.uint32, slabs * SLAB_WORDS)
         positions = slabs * min(1 << ROW_BITS, SLAB_WORDS // state_words) if track_changes else 0
         self._views = TableViews(

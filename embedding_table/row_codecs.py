@@ -117,7 +117,7 @@ class RowCodec:
         largest = np.maximum(np.abs(low), np.abs(high)).astype(np.float64)
         if self.bits == 16:
             return np.asarray(largest * 2.0**-11 + 2.0**-25)
-        bound = self._largest_error(low, high, self._checked(shared)) * _ROUNDING + largest * 2.0**-22
+        bound = self._largest_error(low, high, self.checked_shared(shared)) * _ROUNDING + largest * 2.0**-22
         return np.asarray(bound * np.sqrt(values.shape[1]) if self.greedy else bound)
 
     def fits(self, values: NDArray[np.float32], shared: NDArray[np.float32] | None = None) -> NDArray[np.bool_]:
@@ -152,6 +152,16 @@ class RowCodec:
             raise UnfitValues(first if ids is None else int(ids[first]), self.name, reason)
         return packed
 
+    def encode_fitting(
+        self, values: NDArray[np.float32], *, shared: NDArray[np.float32] | None = None, threads: int | None = None
+    ) -> tuple[PackedRows, NDArray[np.bool_]]:
+        """Packs rows f32 (n, d) as `encode` does, and tells which of them fit, bool (n,); bytes of others mean nothing.
+
+        Raises:
+            BadPacking: shared values of another codec.
+        """
+        return self._encoded(values, shared, threads or available_threads())
+
     def decode(self, packed: PackedRows, *, threads: int | None = None) -> NDArray[np.float32]:
         """Rows f32 (n, d).
 
@@ -162,7 +172,7 @@ class RowCodec:
         if packed.codec != self.name or data.ndim != 2 or data.shape[1] != self.bytes_per_row(width):
             message = f"rows of {data.shape[-1]} bytes packed by {packed.codec}: expected {self.name}, width {width}"
             raise BadPacking(message)
-        shared = self._checked(packed.shared)
+        shared = self.checked_shared(packed.shared)
         if width == 0:
             return np.zeros((data.shape[0], 0), np.float32)
         data = kernel_array(data)
@@ -184,7 +194,12 @@ class RowCodec:
     def _parts(self, values: int, threads: int) -> int:
         return threads if values >= _THREADED_VALUES else 1
 
-    def _checked(self, shared: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    def checked_shared(self, shared: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        """Shared values f32 (k,) as kernels take them, none for None.
+
+        Raises:
+            BadPacking: of another codec, not finite, or with scales that are not above 0 and ascending.
+        """
         shared = _NOTHING if shared is None else shared
         if shared.shape != (self._shared_values,) or shared.dtype != np.float32:
             message = f"codec {self.name} shares f32 ({self._shared_values},): got {shared.dtype} {shared.shape}"
@@ -203,7 +218,7 @@ class RowCodec:
             raise BadPacking(message)
         values = kernel_array(values)
         rows, width = values.shape
-        known = _NOTHING if shared is None and self._shared_values else self._checked(shared)
+        known = _NOTHING if shared is None and self._shared_values else self.checked_shared(shared)
         if width == 0:
             if self._shared_values and not known.size:
                 known = self._learned((_NOTHING, _NOTHING), None)

@@ -411,6 +411,18 @@ class EmbeddingTable:
                 restore_block(self._arena, self._index, self._budget, self._generations, part)
             self.missing_handles = self._index.find(self._missing_ids)
 
+    def mark_changed(self, handles: Handles) -> None:
+        """Puts live rows u32 (n,) among the changed ones, so that the next changes hold them too; at a cut."""
+        with self._lock:
+            self._changes.mark(handles)
+
+    def read_rows(self, handles: Handles) -> NDArray[np.float32]:
+        """Values f32 (n, D) of live rows u32 (n,), 0 in columns that a row does not have."""
+        values = np.empty((handles.size, self.dim), np.float32)
+        offsets = np.arange(handles.size + 1, dtype=np.int64)
+        gather_batch(self.views(), self._threads, handles, offsets, np.zeros(1, np.int8), values)
+        return values
+
     def live_rows(self) -> LiveRows:
         """Statistics of all rows but the missing ones."""
         with self._lock:

@@ -34,6 +34,7 @@ __all__ = [
     "decay_counts",
     "group_by_block",
     "keep_live",
+    "mark_rows",
     "read_statistics",
     "start_rows",
     "take_marks",
@@ -132,6 +133,20 @@ def take_marks(views: TableViews, listed: NDArray[np.uint32]) -> int:
             listed[count] = handle
             count += 1
     return count
+
+
+@kernel
+def mark_rows(views: TableViews, handles: NDArray[np.uint32]) -> None:
+    """Marks live rows as changed, in the list that training writes."""
+    words, state_words, listed = views.words, views.state_words, views.dirty
+    length = views.dirty_length[0]
+    for k in range(handles.size):
+        at = state_offset(handles[k], state_words) + COUNT
+        if not words[at] & DIRTY_BIT:
+            words[at] |= DIRTY_BIT
+            listed[length] = handles[k]
+            length += 1
+    views.dirty_length[0] = length
 
 
 @kernel

@@ -1,6 +1,6 @@
 """An increment or base as bytes, and back.
 
-Format version 1, little-endian, C order:
+Format version 2, little-endian, C order:
 
     8 bytes   magic "DIMFLOW1"
     u32       format version
@@ -8,25 +8,30 @@ Format version 1, little-endian, C order:
     u32       CRC-32 (that of zlib) of everything but these four bytes
     H bytes   JSON header, see `increment_header`
     0..63     zero bytes, up to a multiple of 64
-    rest      buffer: ids of all blocks, tombstones, values of all blocks, dense tensors; no gaps
+    rest      buffer, no gaps: ids of all blocks, tombstones, what the rows of each block share, dense tensors of 32
+              bits, those of 16 bits, rows of all blocks
 
-Blocks are sorted by (slot, band, columns): while a (slot, band) changes its columns, rows of both come. Ids inside a
-block and tombstones ascend, tensors are sorted by name: the same content gives the same bytes.
+Blocks are sorted by (slot, band, columns, precision, bytes of what is shared): rows of one (slot, band) differ in
+precision, and while it changes its columns, rows of both come. Ids inside a block and tombstones ascend, tensors are
+sorted by name: the same content gives the same bytes. Version 1 had float32 rows alone; it is not read any more.
 
-Knows no Redis, no schema and no table. Invariants: decoding any bytes at all raises nothing but `IncrementError`
-kinds, and its arrays are views of the bytes handed in; limits are checked before anything is made of them. Decided:
-NaN in values is not looked for, and that no id stands in two blocks is the writer's promise. A change of the format
-is a new version with a new golden file, never an edit of an old one.
+Knows no Redis, no schema, no codec and no table. Invariants: decoding any bytes at all raises nothing but
+`IncrementError` kinds; its arrays are views of the bytes handed in, except for dense tensors of 16 bits, which take
+twice their bytes; limits are checked before anything is made of them. Decided: what packed rows decode to, and NaN in
+tensors, is not looked at, and that no id stands in two blocks is the writer's promise. A change of the format is a new
+version with a new golden file, never an edit of an old one.
 """
 
 import struct
 import zlib
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model_contract.dense_rounding import WIRE_DTYPES, narrowed, widened
 from model_contract.errors import (
     BadChecksum,
     BadMagic,
@@ -39,6 +44,7 @@ from model_contract.errors import (
 )
 from model_contract.increment_content import (
     DenseTensor,
+    DenseType,
     Increment,
     IncrementHeader,
     IncrementKind,
@@ -51,6 +57,7 @@ __all__ = [
     "FORMAT_VERSION",
     "MAGIC",
     "DenseTensor",
+    "DenseType",
     "Increment",
     "IncrementHeader",
     "IncrementKind",
@@ -61,7 +68,7 @@ __all__ = [
 ]
 
 MAGIC = b"DIMFLOW1"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _PREFIX = struct.Struct("<8sIII")  # magic, version, header bytes, CRC-32
 _BEFORE_CRC = struct.Struct("<8sII")
@@ -74,7 +81,8 @@ def encode(increment: Increment) -> bytes:
 
     Raises:
         InvalidContent: an array of another shape or dtype than documented, an id that is 0 or stands twice in its
-            block, a block or tensor given twice, a metric that is not finite, tombstones in a base.
+            block, a block or tensor given twice, a metric that is not finite, tombstones in a base, a tensor that its
+            16 bits cannot hold.
         BadHeader: a header field out of its range.
         LimitExceeded, HeaderTooLarge: more than a reader with default limits takes.
     """
@@ -83,19 +91,20 @@ def encode(increment: Increment) -> bytes:
             message = f"metric {name} is {value}; expected a finite number"
             raise InvalidContent(message)
     blocks = tuple(sorted(map(_sorted_block, increment.blocks), key=_block_order))
+    _check_apart(blocks)
     tombstones = _array("tombstones", np.sort(increment.tombstones), "<u8", 1)
     _check_ids("tombstones", tombstones)
-    dense = tuple(
-        DenseTensor(tensor.name, _array(f"dense tensor {tensor.name}", tensor.values, "<f4", None))
-        for tensor in sorted(increment.dense, key=lambda tensor: tensor.name)
-    )
-    header = header_bytes(replace(increment, blocks=blocks, tombstones=tombstones, dense=dense))
+    dense = sorted(increment.dense, key=lambda tensor: tensor.name)
+    sent = [_tensor_as_sent(tensor) for tensor in dense]
+    header = header_bytes(replace(increment, blocks=blocks, tombstones=tombstones, dense=tuple(dense)))
     parts: list[bytes | memoryview] = [header, bytes(-(_PREFIX.size + len(header)) % _ALIGNMENT_BYTES)]
     for array in (
         *(block.ids for block in blocks),
         tombstones,
-        *(block.values for block in blocks),
-        *(tensor.values for tensor in dense),
+        *(block.shared for block in blocks),
+        *(array for array in sent if array.itemsize == 4),
+        *(array for array in sent if array.itemsize == 2),
+        *(block.data for block in blocks),
     ):
         if array.size:
             parts.append(array.reshape(-1).data.cast("B"))
@@ -151,16 +160,23 @@ def decode(
             columns=np.array(block.columns, np.uint16),
             precision=block.precision,
             ids=array(block.ids, "<u8"),
-            values=array(block.values, "<f4").reshape(block.rows, len(block.columns)),
+            data=array(block.data, "u1").reshape(block.rows, block.row_bytes),
+            shared=array(block.shared, "<f4"),
         )
         for block in header.blocks
     )
+    _check_apart(blocks)
     for block in blocks:
         _check_ids(f"ids of block ({block.slot}, {block.band})", block.ids)
     tombstones: NDArray[np.uint64] = array(header.tombstones.ids, "<u8")
     _check_ids("tombstones", tombstones)
     dense = tuple(
-        DenseTensor(tensor.name, array(tensor.values, "<f4").reshape(tensor.shape)) for tensor in header.dense
+        DenseTensor(
+            tensor.name,
+            widened(array(tensor.values, WIRE_DTYPES[tensor.dtype]).reshape(tensor.shape), tensor.dtype),
+            tensor.dtype,
+        )
+        for tensor in header.dense
     )
     return Increment(header.content(), blocks, tombstones, dense)
 
@@ -215,20 +231,36 @@ def _check_ids(what: str, ids: NDArray[np.uint64]) -> None:
         raise InvalidContent(message)
 
 
-def _block_order(block: RowBlock) -> tuple[int, int, list[int]]:
-    return block.slot, block.band, block.columns.tolist()
+def _tensor_as_sent(tensor: DenseTensor) -> NDArray[Any]:
+    values: NDArray[np.float32] = _array(f"dense tensor {tensor.name}", tensor.values, "<f4", None)
+    if tensor.dtype not in WIRE_DTYPES:
+        message = f"dense tensor {tensor.name} is to be sent as {tensor.dtype}; expected one of {list(WIRE_DTYPES)}"
+        raise InvalidContent(message)
+    return narrowed(tensor.name, values, tensor.dtype)
+
+
+def _block_order(block: RowBlock) -> tuple[int, int, list[int], str, bytes]:
+    return block.slot, block.band, block.columns.tolist(), block.precision, block.shared.tobytes()
+
+
+def _check_apart(blocks: tuple[RowBlock, ...]) -> None:
+    for left, right in pairwise(blocks):
+        if _block_order(left) >= _block_order(right):
+            message = f"block (slot {right.slot}, band {right.band}) of {right.precision} comes twice, or out of order"
+            raise InvalidContent(message)
 
 
 def _sorted_block(block: RowBlock) -> RowBlock:
     what = f"block (slot {block.slot}, band {block.band})"
     ids: NDArray[np.uint64] = _array(f"ids of {what}", block.ids, "<u8", 1)
     columns: NDArray[np.uint16] = _array(f"columns of {what}", block.columns, "<u2", 1)
-    values: NDArray[np.float32] = _array(f"values of {what}", block.values, "<f4", 2)
-    if values.shape != (len(ids), len(columns)):
-        message = f"values of {what} have shape {values.shape}; expected {(len(ids), len(columns))}"
+    data: NDArray[np.uint8] = _array(f"rows of {what}", block.data, "u1", 2)
+    shared: NDArray[np.float32] = _array(f"shared values of {what}", block.shared, "<f4", 1)
+    if len(data) != len(ids):
+        message = f"rows of {what} have shape {data.shape}; expected {len(ids)} of them"
         raise InvalidContent(message)
     if not np.all(ids[1:] > ids[:-1]):
         order = np.argsort(ids)
-        ids, values = ids[order], values.take(order, 0)
+        ids, data = ids[order], data.take(order, 0)
     _check_ids(f"ids of {what}", ids)
-    return replace(block, columns=columns, ids=ids, values=values)
+    return replace(block, columns=columns, ids=ids, data=data, shared=shared)

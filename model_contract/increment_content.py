@@ -12,9 +12,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DenseTensor", "Increment", "IncrementHeader", "IncrementKind", "IncrementLimits", "RowBlock"]
+__all__ = ["DenseTensor", "DenseType", "Increment", "IncrementHeader", "IncrementKind", "IncrementLimits", "RowBlock"]
 
 IncrementKind = Literal["base", "increment"]
+DenseType = Literal["float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +55,20 @@ class IncrementHeader:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowBlock:
-    """Rows of one (slot, band) that share their active columns; there may be several while columns change.
+    """Rows of one (slot, band) that share their active columns and the way they are stored.
+
+    There are several of one (slot, band) where rows differ in precision, and while columns change. What a precision
+    means is between who packs the rows and who reads them: here a row is bytes.
 
     Attributes:
         slot: index of the slot in the schema.
         band: popularity band.
         columns: (d,) uint16, ascending: the columns of D that a row's values fill; the others are zero.
-        precision: how values are stored; "fp32" is the only one of format version 1.
+        precision: name of the codec that packed the rows.
         ids: (n,) uint64 feature ids.
-        values: (n, d) float32.
+        data: (n, bytes of a row) uint8.
+        shared: (k,) float32, what the rows share, such as a codebook of scales; two blocks that differ in nothing else
+            differ in this.
     """
 
     slot: int
@@ -70,7 +76,8 @@ class RowBlock:
     columns: NDArray[np.uint16]
     precision: str
     ids: NDArray[np.uint64]
-    values: NDArray[np.float32]
+    data: NDArray[np.uint8]
+    shared: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,10 +87,12 @@ class DenseTensor:
     Attributes:
         name: such as "top.0.weight".
         values: float32 of any shape.
+        dtype: what the values are rounded to on their way; read back they are float32 again.
     """
 
     name: str
     values: NDArray[np.float32]
+    dtype: DenseType = "float32"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,19 +1,19 @@
 """The JSON header of an increment: what the buffer holds and where each array lies in it.
 
-Knows no checksum and touches no buffer. Invariant: the ranges are the only ones that counts and shapes allow (ids of
-all blocks, tombstones, values of all blocks, tensors, without a gap), so no two arrays overlap and none leaves the
-buffer.
+Knows no checksum, no codec, and touches no buffer. Invariant: the ranges are the only ones that counts and shapes allow
+(ids of all blocks, tombstones, what the rows of all blocks share, tensors of 32 bits, tensors of 16 bits, rows of all
+blocks, without a gap), so no two arrays overlap, none leaves the buffer, and each is aligned to its element.
 """
 
 import math
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
 from model_contract.errors import BadHeader, BadRanges, HeaderTooLarge, InvalidContent, LimitExceeded
-from model_contract.increment_content import Increment, IncrementHeader, IncrementKind, IncrementLimits
+from model_contract.increment_content import DenseType, Increment, IncrementHeader, IncrementKind, IncrementLimits
 
 __all__ = ["WireBlock", "WireHeader", "WireTensor", "header_bytes", "parse_header"]
 
@@ -31,10 +31,18 @@ class WireBlock(msgspec.Struct, forbid_unknown_fields=True):
     slot: Short
     band: Short
     columns: list[Short]
-    precision: Literal["fp32"]
+    precision: Name
     rows: Natural
+    row_bytes: Short
+    shared_values: Short
     ids: Range
-    values: Range
+    shared: Range
+    data: Range
+
+    @property
+    def place(self) -> tuple[int, int, list[int], str]:
+        """What blocks are sorted by; those that agree in it differ in what their rows share."""
+        return self.slot, self.band, self.columns, self.precision
 
 
 class WireTombstones(msgspec.Struct, forbid_unknown_fields=True):
@@ -49,7 +57,7 @@ class WireTensor(msgspec.Struct, forbid_unknown_fields=True):
 
     name: Name
     shape: Annotated[list[Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]], msgspec.Meta(max_length=_MAX_AXES)]
-    dtype: Literal["float32"]
+    dtype: DenseType
     values: Range
 
 
@@ -90,14 +98,18 @@ class _Span(NamedTuple):
 
 
 def _spans(header: WireHeader) -> Iterator[_Span]:
-    """Every array in the order of the buffer: the u64 arrays first keeps all of them aligned without gaps."""
+    """Every array in the order of the buffer: the widest elements first keeps all of them aligned without gaps."""
     for i, block in enumerate(header.blocks):
         yield _Span(f"ids of block {i}", block, "ids", 8 * block.rows)
     yield _Span("tombstones", header.tombstones, "ids", 8 * header.tombstones.rows)
     for i, block in enumerate(header.blocks):
-        yield _Span(f"values of block {i}", block, "values", 4 * block.rows * len(block.columns))
-    for tensor in header.dense:
-        yield _Span(f"dense tensor {tensor.name}", tensor, "values", 4 * math.prod(tensor.shape))
+        yield _Span(f"shared values of block {i}", block, "shared", 4 * block.shared_values)
+    for size in (4, 2):
+        for tensor in header.dense:
+            if (4 if tensor.dtype == "float32" else 2) == size:
+                yield _Span(f"dense tensor {tensor.name}", tensor, "values", size * math.prod(tensor.shape))
+    for i, block in enumerate(header.blocks):
+        yield _Span(f"rows of block {i}", block, "data", block.row_bytes * block.rows)
 
 
 def header_bytes(increment: Increment) -> bytes:
@@ -114,10 +126,13 @@ def header_bytes(increment: Increment) -> bytes:
                 slot=int(block.slot),
                 band=int(block.band),
                 columns=block.columns.tolist(),
-                precision=block.precision,  # type: ignore[arg-type]  # an unknown one is refused below
+                precision=block.precision,
                 rows=len(block.ids),
+                row_bytes=block.data.shape[1],
+                shared_values=block.shared.size,
                 ids=_NO_RANGE,
-                values=_NO_RANGE,
+                shared=_NO_RANGE,
+                data=_NO_RANGE,
             )
             for block in increment.blocks
         ]
@@ -125,7 +140,7 @@ def header_bytes(increment: Increment) -> bytes:
             **{name: getattr(increment.header, name) for name in IncrementHeader.__slots__},
             blocks=blocks,
             tombstones=WireTombstones(len(increment.tombstones), _NO_RANGE),
-            dense=[WireTensor(t.name, list(t.values.shape), "float32", _NO_RANGE) for t in increment.dense],
+            dense=[WireTensor(t.name, list(t.values.shape), t.dtype, _NO_RANGE) for t in increment.dense],
             buffer_bytes=0,
         )
         at = 0
@@ -203,9 +218,12 @@ def _check_content(header: WireHeader) -> None:
         if any(left >= right for left, right in pairwise(block.columns)):
             message = f"columns of block {i} are {block.columns}; expected ascending"
             raise InvalidContent(message)
-    for left, right in pairwise((block.slot, block.band, block.columns) for block in header.blocks):
-        if left >= right:
-            message = f"block (slot, band, columns) {right} comes after {left}; expected ascending"
+    for left, right in pairwise(header.blocks):
+        apart = left.place < right.place or (left.place == right.place and left.shared_values and right.shared_values)
+        if not apart:
+            message = (
+                f"block (slot, band, columns, precision) {right.place} comes after {left.place}; expected ascending"
+            )
             raise InvalidContent(message)
     for before, after in pairwise(tensor.name for tensor in header.dense):
         if before >= after:

@@ -100,6 +100,12 @@ class _StateCollector(Collector):
         for part in ("row", "index", "dense"):
             memory.add_metric([part], getattr(footprint, f"{part}_bytes"))
         yield memory
+        rows = GaugeMetricFamily(
+            f"{_PREFIX}_model_row_bytes", "Bytes that rows lie in, by precision", labels=["precision"]
+        )
+        for precision, nbytes in footprint.precision_bytes.items():
+            rows.add_metric([precision], nbytes)
+        yield rows
         if version is None:
             return
         yield _gauge("model_sequence", "Sequence of the increment that answers", version.sequence)

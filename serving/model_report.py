@@ -20,9 +20,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class BytesReport:
-    """Bytes of the model in memory."""
+    """Bytes of the model in memory; those of its rows by precision as well."""
 
     rows: int
+    rows_by_precision: dict[str, int]
     index: int
     dense: int
     total: int
@@ -176,7 +177,13 @@ def _sample_age_ms(version: ModelVersion | None, now_ms: int) -> int | None:
 
 
 def _bytes(footprint: Footprint) -> BytesReport:
-    return BytesReport(footprint.row_bytes, footprint.index_bytes, footprint.dense_bytes, footprint.total_bytes)
+    return BytesReport(
+        rows=footprint.row_bytes,
+        rows_by_precision=footprint.precision_bytes,
+        index=footprint.index_bytes,
+        dense=footprint.dense_bytes,
+        total=footprint.total_bytes,
+    )
 
 
 def _hold(hold: Hold | None) -> HoldReport | None:

@@ -92,12 +92,21 @@ class Scores(NamedTuple):
 
 
 class Footprint(NamedTuple):
-    """What the model takes in memory: ids with a row, and bytes by part."""
+    """What the model takes in memory.
+
+    Attributes:
+        rows: ids with a row.
+        row_bytes: of rows, their ids and free room for more.
+        index_bytes: of the index.
+        dense_bytes: of the network.
+        precision_bytes: the part of `row_bytes` that rows lie in, by codec.
+    """
 
     rows: int
     row_bytes: int
     index_bytes: int
     dense_bytes: int
+    precision_bytes: dict[str, int]
 
     @property
     def total_bytes(self) -> int:
@@ -162,8 +171,8 @@ class Replica:
         """Memory of the model that answers now."""
         store, version = self._store, self._version
         if store is None or version is None:
-            return Footprint(0, 0, 0, 0)
-        return Footprint(store.rows, store.row_bytes, store.index_bytes, version.dense.nbytes)
+            return Footprint(0, 0, 0, 0, {})
+        return Footprint(store.rows, store.row_bytes, store.index_bytes, version.dense.nbytes, store.precision_bytes)
 
     def load_base(self, base: Increment) -> ModelVersion:
         """Replaces the whole model; the old one answers until the new one is complete, and is given back then.

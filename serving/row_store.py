@@ -1,7 +1,7 @@
 """The rows of one model on the server: ids, their rows, and the missing rows, changed one increment at a time.
 
-Knows no version, request or dense weights: `replica` decides when what was staged is shown. Rows live in blocks by
-their active columns alone; slot and band matter to the trainer only.
+Knows no version, request or dense weights: `replica` decides when what was staged is shown. Rows stay packed as they
+came, in stores by columns, codec and shared values; slot and band matter to the trainer only.
 
 Invariant: `stage` changes nothing that a lookup sees: new values go to fresh rows. `show` then swaps handles, which is
 all that has to happen at once; the rows it put out of use keep their values until `release`. One thread stages, shows
@@ -10,15 +10,17 @@ and releases. Lookups may run beside `stage` and `release`; beside `show` they e
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedding_table.bag_kernels import gather_bags
 from embedding_table.errors import TableError
 from embedding_table.hash_index import ABSENT, HashIndex
-from embedding_table.row_arena import RowArena
-from embedding_table.row_layout import SLAB_BYTES, TableViews
+from embedding_table.packed_arena import PackedArena
+from embedding_table.packed_checks import finite_rows
+from embedding_table.packed_pooling import PackedViews, pool_packed_bags
+from embedding_table.row_codecs import CODECS
 from model_contract.compiled import kernel
 from model_contract.increment import RowBlock
 from model_contract.schema import ModelSchema
@@ -26,8 +28,9 @@ from serving.errors import IncrementRefused, RefusalReason
 
 __all__ = ["RowStore", "StagedRows", "gather_pooled", "replace_absent"]
 
-_STATE_WORDS = 2  # the id; a server keeps no optimizer state
-_MAX_BLOCKS = 4096
+_COMPACTED_STORE_BYTES = 1 << 18  # smaller ones are left alone
+
+_StoreKey: TypeAlias = tuple[bytes, str, bytes]  # columns, codec, shared values
 
 
 @kernel
@@ -52,12 +55,12 @@ def replace_absent(handles: NDArray[np.uint32], offsets: NDArray[np.int64], miss
 
 
 def gather_pooled(
-    views: TableViews, handles: NDArray[np.uint32], offsets: NDArray[np.int64], pooling: NDArray[np.int8], dim: int
+    views: PackedViews, handles: NDArray[np.uint32], offsets: NDArray[np.int64], pooling: NDArray[np.int8], dim: int
 ) -> NDArray[np.float32]:
     """Pooled rows f32 (B, F, D) of handles u32 (L,) in bags offsets i64 (B*F + 1,); pooling i8 (F,)."""
     bags = offsets.size - 1
     out = np.empty((bags, dim), np.float32)
-    gather_bags(views, handles, offsets, pooling, 0, bags, out)
+    pool_packed_bags(views, handles, offsets, pooling, 0, bags, out)
     return out.reshape(-1, pooling.size, dim)
 
 
@@ -87,6 +90,10 @@ class RowStore:
         schema: of the model.
         budget_bytes: what rows and index may take together.
         expected_rows: rows to make room for in the index.
+
+    Attributes:
+        missing_handles: u32 (F,), of the slots' missing rows.
+        precision_bytes: bytes of the slabs by codec, free rows among them, as of the last change.
     """
 
     def __init__(self, schema: ModelSchema, budget_bytes: int, expected_rows: int) -> None:
@@ -94,10 +101,15 @@ class RowStore:
         self._budget_bytes = budget_bytes
         self._missing_ids = schema.missing_ids.copy()  # writable, as all ids are: one compiled kernel less
         self._index = HashIndex(expected_rows)
-        self._arena = RowArena(schema.dim, budget_bytes, state_words=_STATE_WORDS, max_blocks=_MAX_BLOCKS)
-        self._block_of: dict[bytes, int] = {}
-        self.views = self._arena.views()
+        self._arena = PackedArena(schema.dim, budget_bytes)
+        self._store_of: dict[_StoreKey, int] = {}
         self.missing_handles = np.full(len(schema.sparse), ABSENT, np.uint32)
+        self.precision_bytes: dict[str, int] = {}
+
+    @property
+    def views(self) -> PackedViews:
+        """Arrays for kernels; to be asked for after the handles that are to be read."""
+        return self._arena.views()
 
     @property
     def rows(self) -> int:
@@ -122,8 +134,8 @@ class RowStore:
         """Writes the rows of an increment to where no lookup sees them.
 
         Raises:
-            IncrementRefused: rows of an unknown slot, column or precision, values that are not finite, an id given
-                twice, a missing row taken away, or no room. Nothing stays behind.
+            IncrementRefused: rows of an unknown slot, column or precision, bytes that their codec did not make, values
+                that are not finite, an id given twice, a missing row taken away, or no room. Nothing stays behind.
         """
         self._check(blocks)
         ids = np.concatenate([np.empty(0, np.uint64), *(block.ids for block in blocks)])
@@ -134,18 +146,19 @@ class RowStore:
         grown = None
         if self._index.bytes_after(ids.size) != self._index.bytes_used:
             grown = self._grown_index(ids, handles, tombstones)
+        self._note_bytes()
         return StagedRows(ids, handles, replaced[replaced != ABSENT], tombstones, grown)
 
     def stage_compaction(self, max_rows: int) -> StagedRows | None:
-        """Copies rows out of nearly empty slabs of the block that wastes most, at most `max_rows` of them.
+        """Copies rows out of nearly empty slabs of the store that wastes most, at most `max_rows` of them.
 
-        None where no block wastes a third of its bytes. Shown and released like an increment.
+        None where no store wastes a third of its rows. Shown and released like an increment.
         """
-        wasted, block = max(((self._wasted_bytes(block), block) for block in self._block_of.values()), default=(0, 0))
+        wasted, store = max(((self._wasted_bytes(store), store) for store in self._store_of.values()), default=(0, 0))
         if wasted == 0:
             return None
-        old, new = self._arena.compact(block, set(), max_rows)
-        ids, _ = self._arena.read(old, self._arena.width(block))
+        old, new = self._arena.compact(store, max_rows)
+        ids = self._arena.ids(old)
         in_use = self._index.find(ids) == old  # the others were replaced or erased and wait for their release
         self._arena.free(new[~in_use])
         if not in_use.any():
@@ -165,6 +178,10 @@ class RowStore:
         """Gives back rows that no lookup can see any more."""
         self._arena.free(handles)
         self._arena.release_slabs()
+        for key, store in [(key, store) for key, store in self._store_of.items() if not self._arena.store_bytes(store)]:
+            self._arena.retire_store(store)
+            del self._store_of[key]
+        self._note_bytes()
 
     def _check(self, blocks: Sequence[RowBlock]) -> None:
         for block in blocks:
@@ -173,11 +190,15 @@ class RowStore:
                 raise IncrementRefused(
                     RefusalReason.UNKNOWN_SLOT, f"{where}: expected a slot below {len(self._schema.sparse)}"
                 )
-            if block.precision != "fp32":
+            codec = CODECS.get(block.precision)
+            if codec is None:
                 raise IncrementRefused(
-                    RefusalReason.UNKNOWN_PRECISION, f"{where} has {block.precision!r}: expected 'fp32'"
+                    RefusalReason.UNKNOWN_PRECISION, f"{where} has {block.precision!r}: expected one of {list(CODECS)}"
                 )
-            finite = np.isfinite(block.values).all(axis=1)
+            try:
+                finite = finite_rows(codec, block.columns.size, block.data, block.shared)
+            except TableError as error:
+                raise IncrementRefused(RefusalReason.INVALID_CONTENT, f"{where}: {error}") from error
             if not finite.all():
                 first = int(block.ids[int(np.argmin(finite))])
                 raise IncrementRefused(
@@ -201,11 +222,13 @@ class RowStore:
         written = [np.empty(0, np.uint32)]
         try:
             for block in blocks:
-                number = self._block_for(block)
+                if block.ids.size == 0:
+                    continue
+                store = self._store_for(block)
                 room = room_bytes - self._arena.bytes_used
-                written.append(self._arena.allocate(number, block.ids.size, max_bytes=room))
+                written.append(self._arena.allocate(store, block.ids.size, max_bytes=room))
                 self._check_room(written[-1], room_bytes)
-                self._arena.write(written[-1], block.ids, block.values)
+                self._arena.write(store, written[-1], block.ids, block.data)
         except IncrementRefused:
             self.release(np.concatenate(written))
             raise
@@ -216,22 +239,29 @@ class RowStore:
             detail = f"on top of {len(self._index)} rows: expected to fit into {self._budget_bytes} bytes"
             raise IncrementRefused(RefusalReason.NO_ROOM, f"{detail}, the setting memory_bytes")
 
-    def _wasted_bytes(self, block: int) -> int:
-        """Bytes of free rows, 0 where they are less than a third of what the block has."""
-        held = self._arena.block_bytes(block)
-        wasted = held - self._arena.block_rows(block) * (self._arena.width(block) + _STATE_WORDS) * 4
-        return wasted if wasted * 3 > held > 4 * SLAB_BYTES else 0
+    def _note_bytes(self) -> None:
+        """Counted here, not when somebody asks: others ask while stores come and go."""
+        held = dict.fromkeys(CODECS, 0)
+        for (_, precision, _), store in self._store_of.items():
+            held[precision] += self._arena.store_bytes(store)
+        self.precision_bytes = {precision: nbytes for precision, nbytes in held.items() if nbytes}
 
-    def _block_for(self, block: RowBlock) -> int:
-        key = block.columns.astype("<u2").tobytes()
-        number = self._block_of.get(key)
-        if number is None:
+    def _wasted_bytes(self, store: int) -> int:
+        """Bytes of free rows, 0 where they are less than a third of those that the store has room for."""
+        held, capacity = self._arena.store_bytes(store), self._arena.store_capacity(store)
+        free = capacity - self._arena.store_rows(store)
+        return held * free // capacity if free * 3 > capacity and held > _COMPACTED_STORE_BYTES else 0
+
+    def _store_for(self, block: RowBlock) -> int:
+        key = block.columns.astype("<u2").tobytes(), block.precision, block.shared.tobytes()
+        store = self._store_of.get(key)
+        if store is None:
             try:
-                number = self._arena.define_block(block.columns)
+                store = self._arena.define_store(block.columns, CODECS[block.precision], block.shared)
             except TableError as error:
                 raise IncrementRefused(RefusalReason.INVALID_CONTENT, str(error)) from error
-            self._block_of[key] = number
-        return number
+            self._store_of[key] = store
+        return store
 
     def _grown_index(
         self, ids: NDArray[np.uint64], handles: NDArray[np.uint32], tombstones: NDArray[np.uint64]

@@ -18,11 +18,12 @@ import msgspec
 
 from model_contract.dense_layout import DenseLayout
 from model_contract.errors import DimflowError
+from model_contract.increment import DenseType, IncrementKind
 from model_contract.published_versions import Hold
 from stream_trainer.checkpoint_store import CheckpointStore
 from stream_trainer.errors import CheckpointError, RedisUnavailable, StateError
 from stream_trainer.model_state import Manifest, ModelState, settle_rows
-from stream_trainer.outgoing import encode_state
+from stream_trainer.outgoing import RowTiers, encode_state
 from stream_trainer.publisher import Claim, Publisher
 from stream_trainer.quality_gate import GateRules, QualityGate, is_held
 
@@ -44,6 +45,11 @@ def _branched(manifest: Manifest) -> Manifest:
     return msgspec.structs.replace(manifest, lineage=lineage, origin=(manifest.lineage, manifest.sequence))
 
 
+def _all_exact(_: ModelState) -> RowTiers | None:
+    """Every row as fp32."""
+    return None
+
+
 class DeliveryCounts:
     """What was delivered since the start; read by the metrics page, written by the delivery threads."""
 
@@ -61,6 +67,17 @@ class DeliveryCounts:
 class Delivery:
     """Takes one cut at a time; while one is under way, `ready` is False and the trainer lets changes gather.
 
+    Args:
+        store: where cuts become durable.
+        publisher: where increments and bases go.
+        layout: of the dense parameters.
+        compact_ratio: a base is written when the deltas since the last one outgrow it this many times,
+        compact_increments: or when they are so many.
+        tiers_of: how precisely the rows of a cut are sent, told by the cut alone: the one that a killed trainer left on
+            the disk is sent by the next one with the same bytes. None as an answer: all as fp32.
+        dense_dtype: of the dense tensors on their way.
+        at_step: called at named steps, for fault tests.
+
     Attributes:
         counts: what was delivered so far.
         gate: judges every cut before it is published.
@@ -75,6 +92,8 @@ class Delivery:
         *,
         compact_ratio: float,
         compact_increments: int,
+        tiers_of: Callable[[ModelState], RowTiers | None] = _all_exact,
+        dense_dtype: DenseType = "float32",
         at_step: Callable[[str], None] = lambda _: None,
         gate: QualityGate | None = None,
     ) -> None:
@@ -87,6 +106,8 @@ class Delivery:
         self._layout = layout
         self._compact_ratio = compact_ratio
         self._compact_increments = compact_increments
+        self._tiers_of = tiers_of
+        self._dense_dtype: DenseType = dense_dtype
         self._at_step = at_step
         self._cuts: queue.Queue[ModelState | None] = queue.Queue(maxsize=1)
         self._idle = threading.Event()
@@ -255,7 +276,7 @@ class Delivery:
 
     def _append(self, state: ModelState) -> bool:
         manifest = state.manifest
-        data = encode_state(state, "increment", self._layout)
+        data = self._encoded(state, "increment")
         # The epoch is this trainer's even where the bytes are those of the one before, which died too early to send.
         if not self._publisher.append(self._own.lineage, self._own.epoch, manifest.sequence, data):
             return False
@@ -264,6 +285,9 @@ class Delivery:
         self.counts.increments += 1
         self.counts.increment_bytes += len(data)
         return True
+
+    def _encoded(self, state: ModelState, kind: IncrementKind) -> bytes:
+        return encode_state(state, kind, self._layout, self._tiers_of(state), self._dense_dtype)
 
     def _recover(self, *, take_over: bool = False) -> None:
         """Redis was emptied, is further behind than the deltas reach, or was spared some: send everything as a base."""
@@ -278,7 +302,7 @@ class Delivery:
         manifest = state.manifest
         if is_held(state):  # by the verdict of its own last cut, whatever the gate says by now
             return
-        data = encode_state(state, "base", self._layout)
+        data = self._encoded(state, "base")
         try:
             self._publisher.replace_base(
                 self._own.lineage,

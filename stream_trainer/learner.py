@@ -24,9 +24,11 @@ from model_contract.schema import ModelSchema
 from stream_trainer.dimension_keeper import SLICE_ROWS, DimensionKeeper
 from stream_trainer.errors import StateError
 from stream_trainer.model_state import Arrays, Manifest, ModelState
+from stream_trainer.precision_keeper import PrecisionKeeper
 from stream_trainer.preparation import Preparation
 from stream_trainer.prepared_batch import PreparedBatch
 from stream_trainer.progressive_metrics import ProgressiveMetrics
+from stream_trainer.tiers_of_cut import STATE_PREFIX
 from stream_trainer.train_step import TrainStep
 
 __all__ = ["COPIED_AT_ONCE_ROWS", "Learner", "LearnerCounts"]
@@ -59,12 +61,14 @@ class Learner:
         *,
         count_half_life_s: float,
         dimensions: DimensionKeeper | None = None,
+        precision: PrecisionKeeper | None = None,
     ) -> None:
         """Wires the parts; `new_admission` makes an empty policy, always with the same settings."""
         self.schema = schema
         self.table = table
         self.step = step
         self.dimensions = dimensions
+        self.precision = precision
         self.admission = new_admission()
         self.eviction = eviction
         self.metrics = ProgressiveMetrics()
@@ -90,6 +94,8 @@ class Learner:
             return
         if self.dimensions is not None:
             self.dimensions.before_learning(batch, now_s, self.counts.samples)
+        if self.precision is not None:
+            self.precision.before_learning(batch, now_s, self.counts.samples)
         logits = self.step.train(self.table, batch, now_s)
         self.metrics.update(logits, batch.labels, batch.weights)
         self.counts.samples += batch.rows
@@ -98,6 +104,8 @@ class Learner:
     def needs_quiet(self) -> bool:
         """Whether `tidy` has rows to evict or columns to change; cheap enough to ask after every batch."""
         if self.dimensions is not None and self.dimensions.needs_quiet:
+            return True
+        if self.precision is not None and self.precision.needs_quiet:
             return True
         return self._budget.rows_to_free(self._memory_use()) > 0
 
@@ -116,6 +124,8 @@ class Learner:
         self._columns_wait = evicted > 0 and not self._columns_wait
         if not self._columns_wait:
             self.dimensions.keep(now_s, max_rows)
+        if self.precision is not None:
+            self.precision.keep(max_rows)
 
     def make_room(self, now_s: int) -> int:
         """Ages traffic counts and evicts down to the budget's low mark; no batch may be prepared meanwhile.
@@ -202,6 +212,7 @@ class Learner:
         self.table.take_changes()
         if self.dimensions is not None:
             self.dimensions.resume()
+        self._restore_precision(state.arrays)
         self.admission.restore(state.admission)
         self.step.restore(_below("step/", state.arrays))
         self.preparation.moments.restore(_below("moments/", state.arrays))
@@ -235,7 +246,16 @@ class Learner:
             **_above("moments/", self.preparation.moments.state()),
             **_above("metrics/", self.metrics.state()),
             **({} if self.dimensions is None else _above("dimensions/", self.dimensions.state())),
+            **({} if self.precision is None else _above(STATE_PREFIX, self.precision.state())),
         }
+
+    def _restore_precision(self, arrays: Arrays) -> None:
+        """After rows were restored: those that servers have in other tiers than they should are sent again."""
+        if self.precision is not None:
+            self.precision.restore(_below(STATE_PREFIX, arrays))
+        elif any(name.startswith(STATE_PREFIX) for name in arrays):
+            self.table.mark_changed(self.table.live_rows().handles)
+            self.table.mark_changed(self.table.missing_handles)
 
     def _memory_use(self) -> MemoryUse:
         use = self.table.memory_use()

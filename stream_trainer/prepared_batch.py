@@ -34,3 +34,16 @@ class PreparedBatch:
     def rows(self) -> int:
         """B, the number of samples."""
         return int(self.labels.shape[0])
+
+    def first(self, rows: int) -> "PreparedBatch":
+        """The first `rows` samples, all of them where there are no more; views of the same arrays."""
+        if rows >= self.rows:
+            return self
+        bags = (self.offsets.size - 1) // self.rows * rows
+        return PreparedBatch(
+            handles=self.handles[: self.offsets[bags]],
+            offsets=self.offsets[: bags + 1],
+            dense=self.dense[:rows],
+            labels=self.labels[:rows],
+            weights=self.weights[:rows],
+        )

@@ -15,7 +15,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from dimension_search.plan import DimensionPlan
-from dimension_search.plan_history import PlanHistory
+from dimension_search.plan_history import PlanHistory, PrecisionHistory
+from dimension_search.precision_plan import PrecisionPlan
 from dimension_search.search_request import take
 from embedding_table.table import EmbeddingTable
 from feature_admission.admission import AdmissionPolicy
@@ -24,6 +25,7 @@ from feature_admission.always_admit import AlwaysAdmit
 from feature_admission.count_min import CountMinAdmission
 from feature_admission.eviction import EvictionPolicy
 from feature_admission.least_frequent import LeastFrequentEviction
+from model_contract.increment import DenseType
 from model_contract.process_settings import SettingError, describe_settings
 from model_contract.sample_decoding import SampleDecoder
 from model_contract.schema import ModelSchema
@@ -40,6 +42,8 @@ from stream_trainer.fused_step import FusedStep
 from stream_trainer.leadership import LeaderLease, stop_signals, wait_for_folder
 from stream_trainer.learner import Learner
 from stream_trainer.model_state import ModelState
+from stream_trainer.precision_keeper import PrecisionKeeper, PrecisionRules
+from stream_trainer.precision_rules import hurried_precision, precision_rules
 from stream_trainer.publisher import Publisher
 from stream_trainer.quality_gate import GateRules, QualityGate
 from stream_trainer.recipe import Recipe
@@ -47,6 +51,7 @@ from stream_trainer.settings import PREFIX, TrainerSettings
 from stream_trainer.state_chain import StoredState
 from stream_trainer.stream_settings import StreamSettings
 from stream_trainer.telemetry import TrainerPage
+from stream_trainer.tiers_of_cut import TiersOfCut
 from stream_trainer.train_step import Precision, TrainStep
 from stream_trainer.trainer import Trainer, now_ms
 from stream_trainer.turned_columns import turned_state
@@ -58,6 +63,7 @@ logger = logging.getLogger(__name__)
 
 _MODEL_FILE = f"{PREFIX}MODEL_FILE"
 _MEMORY_BYTES = f"{PREFIX}MEMORY_BYTES"
+_DENSE_TYPES: dict[str, DenseType] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _SCRATCH_BYTES = 16 << 20
 _SMALLEST_TABLE_BYTES = 1 << 19
 _BLAS_THREADS = 1  # one thread trains and one prepares: a second BLAS thread would fight the latter for its core
@@ -84,6 +90,8 @@ def make_learner(
     rules: DimensionRules | None = None,
     on_plan: Callable[[DimensionPlan], None] = lambda plan: None,
     requested: Callable[[], str | None] = lambda: None,
+    precision: PrecisionRules | None = None,
+    on_precision: Callable[[PrecisionPlan], None] = lambda plan: None,
 ) -> Learner:
     """A fresh learner as the settings ask for it.
 
@@ -94,6 +102,8 @@ def make_learner(
         rules: of the search for dimensions, None for full width throughout.
         on_plan: receives every plan with its verdict.
         requested: tells of searches that somebody asks for; see `DimensionKeeper`.
+        precision: of how rows are served, None for fp32.
+        on_precision: receives every plan of precision with its verdict.
 
     Raises:
         SettingError: the memory does not hold the sketch and a table.
@@ -123,6 +133,7 @@ def make_learner(
         _eviction(settings),
         count_half_life_s=settings.count_half_life_s,
         dimensions=DimensionKeeper(schema, table, step, rules, on_plan, requested) if rules else None,
+        precision=PrecisionKeeper(schema, table, step, precision, on_precision) if precision else None,
     )
 
 
@@ -161,7 +172,9 @@ def run_trainer(settings: TrainerSettings, at_step: Callable[[str], None] = lamb
     decoder = SampleDecoder(schema)
     scratch = replace(settings, memory_bytes=settings.admission_bytes + _SCRATCH_BYTES)
     rules = dimension_rules(settings, schema.dim)
-    warm_up(schema, decoder, lambda: make_learner(schema, scratch, rules=_hurried(rules)))
+    precision = precision_rules(settings)
+    hurried = hurried_precision(precision)
+    warm_up(schema, decoder, lambda: make_learner(schema, scratch, rules=_hurried(rules), precision=hurried))
     history = PlanHistory(settings.state_dir)
     learner = make_learner(
         schema,
@@ -169,6 +182,8 @@ def run_trainer(settings: TrainerSettings, at_step: Callable[[str], None] = lamb
         rules=rules,
         on_plan=history.append,
         requested=partial(_requested, settings.state_dir),
+        precision=precision,
+        on_precision=PrecisionHistory(settings.state_dir).append,
     )
     page = TrainerPage()
 
@@ -234,6 +249,8 @@ def _run(
         learner.step.layout,
         compact_ratio=settings.compact_ratio,
         compact_increments=settings.stream_increments // 2,
+        tiers_of=TiersOfCut(learner.schema.slot_names),
+        dense_dtype=_DENSE_TYPES[settings.dense_precision],
         at_step=at_step,
         gate=QualityGate(_gate_rules(settings), learner.step.layout, learner.schema.slot_names),
     )

@@ -68,8 +68,8 @@ class SaliencyPass:
         self._shape = network_shape(layout)
         self._space = new_space(_MICRO_BATCH, self._shape, layout.size)
 
-    def look_up(self, table: EmbeddingTable, batch: PreparedBatch, heat: StreamHeat, now_s: int) -> LookedUp:
-        """Reads the rows of a batch and tells the band in which each belongs."""
+    def look_up(self, table: EmbeddingTable, batch: PreparedBatch, heat: StreamHeat | None, now_s: int) -> LookedUp:
+        """Reads the rows of a batch and tells the band in which each belongs, or is where no heat is given."""
         handles, lookups = batch.handles, batch.handles.size
         values = np.empty((lookups, self._dim), np.float32)
         single = np.arange(lookups + 1, dtype=np.int64)
@@ -79,9 +79,11 @@ class SaliencyPass:
         mean = self._pooling[np.arange(members.size) % self._slots] != _SUM
         scales = np.where(mean, 1 / np.maximum(members, 1), 1).astype(np.float32)[bags]
         rows = row_statistics(table.views(), handles, table.bands, np.empty(0, np.uint32))
-        bands = heat.bands_of(rows.counts, rows.last_seen_s, now_s, rows.bands)
-        bands[np.isin(handles, table.missing_handles)] = heat.bands - 1
-        return LookedUp(values, bags, scales, (rows.slots * heat.bands + bands).astype(np.int32))
+        bands = rows.bands
+        if heat is not None:
+            bands = heat.bands_of(rows.counts, rows.last_seen_s, now_s, rows.bands)
+            bands[np.isin(handles, table.missing_handles)] = heat.bands - 1
+        return LookedUp(values, bags, scales, (rows.slots * table.bands + bands).astype(np.int32))
 
     def observe(
         self, parameters: NDArray[np.float32], batch: PreparedBatch, looked_up: LookedUp, sums: WindowSums
@@ -94,6 +96,13 @@ class SaliencyPass:
             looked_up: its rows.
             sums: receives value and derivative of every lookup.
         """
+        slopes, _ = self.slopes(parameters, batch, looked_up)
+        sums.add(batch.rows, looked_up.blocks, looked_up.values, slopes)
+
+    def slopes(
+        self, parameters: NDArray[np.float32], batch: PreparedBatch, looked_up: LookedUp
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The derivative of the weighted loss by each looked-up row, f32 (L, D), and the logits f32 (B,)."""
         emb = looked_up.pooled(looked_up.values, batch.rows * self._slots).reshape(batch.rows, self._slots, self._dim)
         slopes = np.empty_like(emb)
         logits = np.empty(batch.rows, np.float32)
@@ -113,7 +122,7 @@ class SaliencyPass:
         by_lookup = slopes.reshape(-1, self._dim)
         if len(by_lookup) != len(looked_up.bags):
             by_lookup = by_lookup[looked_up.bags] * looked_up.scales[:, None]
-        sums.add(batch.rows, looked_up.blocks, looked_up.values, by_lookup)
+        return by_lookup, logits
 
     def log_loss(
         self,
@@ -140,13 +149,24 @@ class SaliencyPass:
                 given_up = np.logical_not(np.asarray(wanted.any(axis=1))[looked_up.blocks])
                 hottest = wanted.reshape(self._slots, -1, self._dim)[:, -1]
                 values[given_up] = np.where(hottest, missing, np.float32(0))[looked_up.bags[given_up] % self._slots]
+        logits = self.predict(parameters, batch, looked_up, values)
+        signed = np.where(batch.labels > 0, -logits, logits).astype(np.float64)
+        return float(np.sum(np.logaddexp(0, signed) * batch.weights))
+
+    def predict(
+        self,
+        parameters: NDArray[np.float32],
+        batch: PreparedBatch,
+        looked_up: LookedUp,
+        values: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """Logits f32 (B,) of a batch that reads `values` f32 (L, D) for its lookups."""
         emb = looked_up.pooled(values, batch.rows * self._slots).reshape(batch.rows, self._slots, self._dim)
         logits = np.empty(batch.rows, np.float32)
         for lo in range(0, batch.rows, _MICRO_BATCH):
             here = slice(lo, lo + _MICRO_BATCH)
             forward(self._shape, parameters, emb[here], batch.dense[here], self._space.work, logits[here])
-        signed = np.where(batch.labels > 0, -logits, logits).astype(np.float64)
-        return float(np.sum(np.logaddexp(0, signed) * batch.weights))
+        return logits
 
     def missing_rows(self, table: EmbeddingTable) -> NDArray[np.float32]:
         """The slots' missing rows, f32 (F, D)."""

@@ -66,6 +66,7 @@ class TrainerSettings:
     chunk_age_ms: int = setting(50, "milliseconds a sample may wait for its chunk to fill", minimum=1, maximum=60_000)
     queue_bytes: int = setting(64 << 20, "bytes of records that may wait before fetching pauses", minimum=1 << 16)
     precision: Literal["fp32", "bf16"] = setting("fp32", "arithmetic of the dense layers")
+    dense_precision: Literal["fp32", "fp16", "bf16"] = setting("fp32", "dense weights as servers get them")
 
     memory_bytes: int = setting(1 << 30, "bytes for rows, optimizer state, index and sketch together", minimum=1 << 20)
     admission: Literal["always", "count_min"] = setting("count_min", "who may have a row")
@@ -115,6 +116,22 @@ class TrainerSettings:
     )
     after_resize: Literal["keep", "cold_first_layer"] = setting(
         "keep", "whether the first layer that reads the rows starts anew when columns change"
+    )
+
+    row_precision: Literal["fp32", "fp16", "int8", "int4", "search"] = setting(
+        "fp32", "how precisely servers get rows: all alike, or as searches find that each deserves"
+    )
+    row_precision_policy: Literal["importance", "per_slot", "uniform"] = setting(
+        "importance", "what a search may tell apart: rows by their importance, slots, or nothing"
+    )
+    row_precision_tolerance: float = setting(
+        0.0001, "relative rise of the log-loss that the precision of rows may cause", minimum=0, maximum=1
+    )
+    row_precision_bytes: int = setting(
+        0, "bytes that all rows may take in a server, without ids; 0 for as few as the tolerance allows", minimum=0
+    )
+    row_precision_every_samples: int = setting(
+        200_000, "samples between two searches for precision; one follows each change of widths as well", minimum=1
     )
 
     metrics_host: str = setting("127.0.0.1", "address of the Prometheus page")

@@ -229,8 +229,8 @@ def _look(folder: Path, admission_merge: AdmissionMerge, fingerprint: str) -> St
             left_out.append(LeftOut(state_path(folder, "base", sequence).name, reason))
             continue
         return _follow(folder, base, admission_merge, left_out)
-    if foreign is not None:
-        return StoredState(foreign, (), ())  # every base is: whoever restores it says so
+    if foreign is not None:  # every base is: whoever restores it takes it over or says so
+        return _follow(folder, foreign, admission_merge, [])
     if bases or sequences_in(folder, "delta"):
         message = f"{folder}: none of the bases {bases} can be read, expected at least one"
         raise CheckpointError(message)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from dimension_search.plan import Verdict, write_plan
-from dimension_search.plan_history import PlanHistory
+from dimension_search.plan_history import PlanHistory, PrecisionHistory
 from tests.dimension_search.plans import made_plan
+from tests.dimension_search.test_precision_plan import made_precision_plan
 
 
 def numbers(history: PlanHistory) -> list[int]:
@@ -71,8 +72,9 @@ def test_a_plan_is_there_after_a_kill(tmp_path: Path) -> None:
     program = f"""
 import os, signal
 from pathlib import Path
-from dimension_search.plan_history import PlanHistory
+from dimension_search.plan_history import KEPT_PLANS, PlanHistory, PrecisionHistory
 from tests.dimension_search.plans import made_plan
+from tests.dimension_search.test_precision_plan import made_precision_plan
 PlanHistory(Path({str(tmp_path)!r})).append(made_plan(7))
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -86,3 +88,12 @@ def test_a_folder_that_is_not_there_takes_no_plan(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="absent"):
         PlanHistory(tmp_path / "absent").append(made_plan(1))
     assert PlanHistory(tmp_path / "absent").read() == []
+
+
+def test_plans_of_precision_have_a_file_of_their_own(tmp_path: Path) -> None:
+    PlanHistory(tmp_path).append(made_plan(1))
+    plan = made_precision_plan()
+    PrecisionHistory(tmp_path).append(plan)
+
+    assert PrecisionHistory(tmp_path).read() == [plan.without_shared()]
+    assert PlanHistory(tmp_path).read() == [made_plan(1)]

@@ -7,12 +7,14 @@ import msgspec
 import pytest
 
 from dimension_search.plan import DimensionPlan, Verdict
-from dimension_search.plan_history import PlanHistory
+from dimension_search.plan_history import PlanHistory, PrecisionHistory
+from dimension_search.precision_plan import PrecisionPlan
 from dimflow.command import main
 from dimflow.model_files import packaged_model_file
 from stream_trainer.publisher import Publisher
 from stream_trainer.state_file import write_state
 from tests.dimension_search.plans import made_plan
+from tests.dimension_search.test_precision_plan import made_precision_plan
 from tests.stream_trainer.states import block, state
 
 
@@ -80,3 +82,15 @@ def test_plans_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert told.out == "No plan has been made yet.\n"
     assert "no plan has been made yet: there is nothing to draw" in told.err
     assert "state_dir: " in told.err
+
+
+def test_precision_as_json_and_as_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, "precision", "--state-dir", str(tmp_path), "--json") == []
+    plan = made_precision_plan()
+    PrecisionHistory(tmp_path).append(plan)
+    found = printed(capsys, "precision", "--state-dir", str(tmp_path), "--json")
+    assert msgspec.convert(found, list[PrecisionPlan]) == [plan.without_shared()]
+
+    assert main(["inspect", "precision", "--state-dir", str(tmp_path)]) == 0
+    assert "applied: it keeps to the tolerance" in capsys.readouterr().out
+    assert main(["inspect", "precision", "--state-dir", str(tmp_path / "absent")]) == 1

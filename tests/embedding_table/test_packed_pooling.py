@@ -57,6 +57,22 @@ def test_bags_of_mixed_tiers(dim: int, longest: int) -> None:
         np.testing.assert_array_equal(out, _pooled(all_rows[chosen], offsets, pooling, lo, hi))
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_bags_longer_than_what_is_added_at_once(mixed: bool) -> None:
+    rng = np.random.default_rng(1)
+    columns = np.arange(16, dtype=np.uint16)
+    packed = [
+        CODECS[name].encode(rng.standard_normal((900, 16)).astype(np.float32)) for name in ("fp32", "int8_minmax")
+    ]
+    views, handles = views_of([(part, columns) for part in packed], 16)
+    rows = np.concatenate([CODECS[part.codec].decode(part) for part in packed])
+    chosen = rng.permutation(1800 if mixed else 900)
+    offsets = np.array([0, 256, 513, 520, chosen.size])
+    out = np.empty((4, 16), np.float32)
+    pool_packed_bags(views, np.concatenate(handles)[chosen], offsets, np.ones(1, np.int8), 0, 4, out)
+    np.testing.assert_array_equal(out, _pooled(rows[chosen], offsets, np.ones(1, np.int8), 0, 4))
+
+
 def test_a_store_of_several_slabs() -> None:
     rows = np.random.default_rng(0).standard_normal((9000, 3)).astype(np.float32)
     packed = CODECS["int8_minmax"].encode(rows)

@@ -10,6 +10,7 @@ from embedding_table.packed_words import (
     HALF,
     add_unpacked,
     as_half,
+    copy_bytes,
     range_at,
     set_half_at,
     set_unpacked,
@@ -39,6 +40,21 @@ def _rounded(values: np.ndarray, memory: np.ndarray) -> None:
 @kernel
 def _range(memory: np.ndarray, at: int, form: int, shared: np.ndarray, first: int) -> tuple[np.float32, np.float32]:
     return range_at(memory, at, form, shared, first)
+
+
+@kernel
+def _copy(target: np.ndarray, source: np.ndarray, count: int) -> None:
+    copy_bytes(target, 3, source, 5, count)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 64, 100])
+def test_bytes_are_copied_and_their_neighbours_left_alone(count: int) -> None:
+    source = np.arange(120, dtype=np.uint8)
+    target = np.full(120, 255, np.uint8)
+    _copy(target, source, count)
+    assert target[3 : 3 + count].tolist() == list(range(5, 5 + count))
+    assert (target[:3] == 255).all()
+    assert (target[3 + count :] == 255).all()
 
 
 def _row(rng: np.random.Generator, width: int, bits: int) -> tuple[bytes, np.ndarray]:

@@ -181,3 +181,19 @@ def test_what_no_codec_made_is_refused() -> None:
         codec_named("int3")
     assert codec_named("fp16").bits == 16
     assert packed.nbytes == 3 * 4 + 2048
+
+
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+def test_fitting_rows_are_packed_beside_those_that_do_not_fit(codec: RowCodec) -> None:
+    rows = np.random.default_rng(0).standard_normal((60, 5)).astype(np.float32)
+    shared = codec.encode(rows).shared
+    mixed = rows.copy()
+    mixed[::7] = np.nan
+    mixed[3] = [0, 0, 0, 0, 1e30]
+
+    packed, fits = codec.encode_fitting(mixed, shared=shared if codec.form else None)
+
+    np.testing.assert_array_equal(fits, codec.fits(mixed, shared if codec.form else None))
+    assert not fits[::7].any()
+    assert fits[3] == (codec.bits == 32)
+    np.testing.assert_array_equal(packed.data[fits], codec.encode(mixed[fits], shared=packed.shared).data)

@@ -313,3 +313,23 @@ def test_says_which_rows_do_not_fit() -> None:
         small.restore_rows(rows)
     assert small.bytes_used <= 400_000
     small.restore_rows(_EMPTY)
+
+
+def test_rows_can_be_marked_as_changed_and_read() -> None:
+    columns = [np.array([1, 3], np.uint16)]
+    table = EmbeddingTable(1, 4, 8 << 20, 0, 0.5, 0.0, np.array([7], np.uint64), columns=columns)
+    handles = table.insert(np.arange(10, 20, dtype=np.uint64), np.zeros(10, np.int32), 0)
+    table.take_changes()
+    gone = table.erase(handles[:1])
+    table.take_changes()
+    table.mark_changed(handles[:4])
+    table.mark_changed(np.concatenate([handles[2:5], table.missing_handles, [ABSENT]]).astype(np.uint32))
+    changes = table.take_changes()
+
+    assert sorted(changes.blocks[0].ids.tolist()) == [7, 11, 12, 13, 14]
+    assert gone.tolist() == [10]
+    assert table.take_changes().rows == 0
+    values = table.read_rows(handles[1:4])
+    order = np.argsort(changes.blocks[0].ids)[1:4]
+    np.testing.assert_array_equal(values[:, columns[0]], changes.blocks[0].values[order])
+    assert not values[:, [0, 2]].any()

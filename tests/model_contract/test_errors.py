@@ -38,7 +38,7 @@ RAISES: dict[str, Callable[[], object]] = {
     "RequestTooLarge": lambda: PredictionRequestDecoder(SCHEMA, max_bytes=3).decode(b"{}  "),
     "BadMagic": lambda: decode(b"x" * 20),
     "UnsupportedVersion": lambda: decode(with_prefix(9, 0)),
-    "HeaderTooLarge": lambda: decode(with_prefix(1, 2**31)),
+    "HeaderTooLarge": lambda: decode(with_prefix(2, 2**31)),
     "Truncated": lambda: decode(GOOD[:10]),
     "BadChecksum": lambda: decode(GOOD[:-1]),
     "LimitExceeded": lambda: decode(GOOD, limits=IncrementLimits(max_bytes=30)),

@@ -24,6 +24,5 @@ def test_headers_do_not_share_metrics() -> None:
     left, right = (IncrementHeader("base", "f", "l", 1, 7, 7, 0) for _ in range(2))
     assert left == right
     assert left.metrics is not right.metrics
-    assert (
-        RowBlock(0, 0, np.array([0], np.uint16), "fp32", np.empty(0, np.uint64), np.empty((0, 1), np.float32)).slot == 0
-    )
+    nothing = np.empty(0, np.uint64), np.empty((0, 4), np.uint8), np.empty(0, np.float32)
+    assert RowBlock(0, 0, np.array([0], np.uint16), "fp32", *nothing).slot == 0

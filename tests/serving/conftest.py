@@ -18,6 +18,7 @@ import redis
 import xxhash
 from numpy.typing import NDArray
 
+from embedding_table.row_codecs import CODECS
 from model_contract.dense_layout import DenseLayout
 from model_contract.increment import DenseTensor, Increment, IncrementHeader, IncrementLimits, RowBlock, encode
 from model_contract.prediction_request import PredictionRequestDecoder
@@ -51,6 +52,13 @@ def schema_without_dense(name: str = "bare") -> ModelSchema:
     return replace(schema_with_dense(name), dense=(), bottom=())
 
 
+def fp32_block(
+    slot: int, columns: NDArray[np.uint16], ids: NDArray[np.uint64], values: NDArray[np.float32]
+) -> RowBlock:
+    packed = CODECS["fp32"].encode(values)
+    return RowBlock(slot, 0, columns, "fp32", ids, packed.data, packed.shared)
+
+
 def feature_id(slot: str, value: str) -> int:
     return xxhash.xxh64(value.encode(), seed=xxhash.xxh64(slot.encode()).intdigest()).intdigest() or 1
 
@@ -60,6 +68,7 @@ class Row:
     slot: int
     band: int
     values: NDArray[np.float32]
+    precision: str = "fp32"
 
 
 @dataclass
@@ -73,6 +82,7 @@ class PlainModel:
     epoch: int = 1
     sequence: int = 0
     base_sequence: int = 0
+    codecs: tuple[str, ...] = ("fp32",)  # a row that is set has any one of them
     rows: dict[int, Row] = field(default_factory=dict)
     columns: dict[tuple[int, int], NDArray[np.uint16]] = field(default_factory=dict)
 
@@ -89,7 +99,9 @@ class PlainModel:
 
     def set_row(self, row_id: int, slot: int, band: int) -> None:
         width = self.columns[slot, band].size
-        self.rows[row_id] = Row(slot, band, self.rng.normal(0, 0.5, width).astype(np.float32))
+        precision = self.codecs[int(self.rng.integers(len(self.codecs)))]
+        values = self.rng.normal(0, 0.5, width).astype(np.float32)
+        self.rows[row_id] = Row(slot, band, values, precision)
 
     def shake_dense(self) -> None:
         layout = DenseLayout(self.schema)
@@ -117,20 +129,20 @@ class PlainModel:
         return replace(header, **changes)
 
     def blocks(self, ids: list[int]) -> tuple[RowBlock, ...]:
-        by_block: dict[tuple[int, int], list[int]] = {}
+        """The rows as they are sent. From then on the model knows them as they decode."""
+        by_block: dict[tuple[int, int, str], list[int]] = {}
         for row_id in sorted(ids):
-            by_block.setdefault((self.rows[row_id].slot, self.rows[row_id].band), []).append(row_id)
-        return tuple(
-            RowBlock(
-                slot,
-                band,
-                self.columns[slot, band],
-                "fp32",
-                np.array(members, np.uint64),
-                np.stack([self.rows[row_id].values for row_id in members]),
-            )
-            for (slot, band), members in sorted(by_block.items())
-        )
+            row = self.rows[row_id]
+            by_block.setdefault((row.slot, row.band, row.precision), []).append(row_id)
+        return tuple(self._block(*key, members) for key, members in sorted(by_block.items()))
+
+    def _block(self, slot: int, band: int, precision: str, members: list[int]) -> RowBlock:
+        codec = CODECS[precision]
+        packed = codec.encode(np.stack([self.rows[row_id].values for row_id in members]))
+        for row_id, values in zip(members, codec.decode(packed), strict=True):
+            self.rows[row_id].values = values
+        ids = np.array(members, np.uint64)
+        return RowBlock(slot, band, self.columns[slot, band], precision, ids, packed.data, packed.shared)
 
     def dense(self) -> tuple[DenseTensor, ...]:
         tensors = [DenseTensor(name, values) for name, values in self.tensors.items()]

@@ -48,6 +48,7 @@ def test_model_feed_and_freshness(bench: Any, metrics: ServingMetrics) -> None:
     assert seen["dimflow_serving_model_rows"] == len(model.rows)
     footprint = bench.replica.footprint
     assert seen["dimflow_serving_model_bytes{part=row}"] == footprint.row_bytes
+    assert seen["dimflow_serving_model_row_bytes{precision=fp32}"] == footprint.precision_bytes["fp32"]
     assert seen["dimflow_serving_model_bytes{part=index}"] == footprint.index_bytes
     assert seen["dimflow_serving_staleness_seconds"] == pytest.approx(4.999)
     assert seen["dimflow_serving_newest_sample_age_seconds"] == 5

@@ -50,6 +50,7 @@ def test_a_model_with_its_history(bench: Any, reporter: ModelReporter) -> None:
     assert (report["age_ms"], report["newest_sample_age_ms"]) == (999, 1000)
     assert report["rows"] == bench.replica.footprint.rows
     assert report["bytes"]["total"] == sum(report["bytes"][part] for part in ("rows", "index", "dense"))
+    assert report["bytes"]["rows_by_precision"] == bench.replica.footprint.precision_bytes != {}
     assert report["freshness"]["overall"]["samples"] == 4
     assert report["freshness"]["last_minute"] == report["freshness"]["overall"]
     assert report["feed"]["refused"] == {"gap": 1}

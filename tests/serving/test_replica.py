@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from embedding_table.row_codecs import CODECS
 from model_contract.increment import DenseTensor, Increment
 from model_contract.prediction_request import PredictionRequestDecoder
 from model_contract.samples import SampleBatch
@@ -36,6 +37,19 @@ def test_scores_equal_a_plain_dlrm_through_base_and_increments(model: Any) -> No
         scores = replica.score(batch_of(model, instances))
         np.testing.assert_allclose(scores.probabilities, [model.probability(i) for i in instances], atol=1e-6)
         replica.apply(model.step(changed=30, died=10, born=10))
+
+
+def test_scores_equal_a_plain_dlrm_of_decoded_rows_in_every_precision(
+    kit: ModuleType, rng: np.random.Generator
+) -> None:
+    model = kit.PlainModel(kit.schema_with_dense(), rng, codecs=tuple(CODECS))
+    replica = loaded(model)
+    for _ in range(12):
+        instances = [model.instance() for _ in range(25)]
+        scores = replica.score(batch_of(model, instances))
+        np.testing.assert_allclose(scores.probabilities, [model.probability(i) for i in instances], atol=1e-6)
+        replica.apply(model.step(changed=30, died=10, born=10))
+    assert set(replica.footprint.precision_bytes) == set(CODECS)
 
 
 def test_a_deleted_id_is_scored_like_one_that_never_was(model: Any) -> None:
@@ -71,6 +85,9 @@ def test_footprint_counts_rows_and_bytes(model: Any) -> None:
     assert footprint.row_bytes >= sum((row.values.size + 2) * 4 for row in model.rows.values())
     assert footprint.index_bytes >= 12 * len(model.rows)
     assert footprint.dense_bytes == 4 * sum(values.size for values in model.tensors.values())
+    assert footprint.precision_bytes.keys() == {"fp32"}
+    assert sum((row.values.size + 2) * 4 for row in model.rows.values()) <= footprint.precision_bytes["fp32"]
+    assert footprint.precision_bytes["fp32"] < footprint.row_bytes
     assert footprint.total_bytes == footprint.row_bytes + footprint.index_bytes + footprint.dense_bytes
 
 
@@ -179,15 +196,13 @@ def test_rows_in_use_by_a_request_are_not_given_back(model: Any) -> None:
     assert store is not None
     ids = np.array(sorted(model.rows), np.uint64)
     handles = store.find(ids)
-    words = store.views.words.copy()
+    ids_held = store._arena.ids(handles)
 
     old.readers.enter()
     for _ in range(5):
         replica.apply(model.step(changed=1000, died=0, born=0))
-    for handle in handles.tolist():  # the id in a row's state words shows who has it
-        slab, row = handle >> 12, handle & 0xFFF
-        at = (slab + 1) * 16384 - (row + 1) * 2
-        assert store.views.words[at] == words[at]
+    np.testing.assert_array_equal(store._arena.ids(handles), ids_held)  # nobody else got their places
+    np.testing.assert_array_equal(ids_held, ids)
     assert len(replica._retired) == 5
     old.readers.leave()
     replica.apply(model.step())

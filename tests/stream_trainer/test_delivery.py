@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import redis
 
-from model_contract.increment import Increment, IncrementLimits, decode
+from embedding_table.row_codecs import PackedRows, codec_named
+from model_contract.increment import Increment, IncrementLimits, RowBlock, decode
 from model_contract.published_versions import Hold
 from model_contract.redis_keys import RedisKeys
 from stream_trainer.checkpoint_store import CheckpointStore
@@ -142,7 +143,7 @@ def test_an_emptied_redis_is_filled_again_without_a_restart(site: Site) -> None:
     found = decode(base, limits=IncrementLimits(), expected_fingerprint=None)
     assert found.header.kind == "base"
     assert found.blocks[0].ids.tolist() == [1, 2]
-    assert found.blocks[0].values[:, 0].tolist() == [1.0, 2.0]
+    assert found.blocks[0].data.view("<f4")[:, 0].tolist() == [1.0, 2.0]
 
 
 def test_redis_away_at_the_start_and_for_a_while_loses_nothing(site: Site, redis_server) -> None:
@@ -220,11 +221,16 @@ def mended_delta(sequence: int, begun: ModelState) -> ModelState:
     )
 
 
+def floats_of(rows: RowBlock) -> np.ndarray:
+    packed = PackedRows(rows.precision, rows.columns.size, rows.data, rows.shared)
+    return codec_named(rows.precision).decode(packed)
+
+
 def values_in_redis(site: Site) -> list[np.ndarray]:
     """All rows of everything that a server could read."""
     data = [site.client.get(key) for key in site.client.scan_iter(f"{site.keys.prefix}base:*")]
     found = [decode(base, limits=IncrementLimits(), expected_fingerprint=None) for base in data] + site.increments()
-    return [rows.values for increment in found for rows in increment.blocks]
+    return [floats_of(rows) for increment in found for rows in increment.blocks]
 
 
 def test_what_the_gate_holds_back_is_durable_and_never_public(site: Site) -> None:

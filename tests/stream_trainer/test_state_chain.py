@@ -204,7 +204,7 @@ def test_a_folder_of_another_model_alone_is_handed_out_for_its_owner_to_refuse(t
     build(tmp_path)
     stored = find_state(tmp_path, merge_pages, "another")
 
-    assert stored.state.manifest.sequence == BASES[-1]
+    assert stored.state.manifest.sequence == DELTAS
     assert stored.skipped == ()
 
 
