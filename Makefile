@@ -30,7 +30,7 @@ check: $(STAMP) ## Format, lint, types, layers
 	$(BIN)/lint-imports
 
 bench: $(STAMP) ## Run every benchmark in its quick form
-	@for name in table resize checkpoint train recipe ingest increment serving dimensions shifting_slot search_cost; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
+	@for name in table resize checkpoint train recipe ingest increment serving dimensions shifting_slot search_cost gate_band; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
 
 up: ## The same loop in containers: Kafka, Redis, trainer, server
 	docker compose up --build
