@@ -65,8 +65,9 @@ def run(folder: Path, seed: int, outage_s: float) -> ScenarioResult:
             take()
             away_s = time.monotonic() - begin
             give()
-            back = time.monotonic()
-            took_s = stage.wait_served(stage.ledger.good(), within_s=120)
+            back, handed = time.monotonic(), list(stage.ledger.handed)
+            stage.wait_served(stage.ledger.good(handed), within_s=120)
+            took_s = time.monotonic() - back
             stale = watch.oldest_s
             result.figures[name] = {
                 "away_s": round(away_s, 1),

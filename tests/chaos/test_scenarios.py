@@ -31,7 +31,8 @@ def assert_sound(result: ScenarioResult) -> None:
 def test_kills(tmp_path: Path, kafka: Any, redis_server: Any) -> None:
     result = trainer_kills.run(tmp_path / "kills", kafka.bootstrap, redis_server.url, SEED, SMOKE.kills, 1)
     assert_sound(result)
-    assert result.figures["kills"] == SMOKE.kills
+    assert result.figures["kills"] >= SMOKE.kills
+    assert result.figures["first_batch_s"]["count"] > 0
     assert result.figures["answers_compared_with_disk"] > 0
 
 
