@@ -30,7 +30,7 @@ check: $(STAMP) ## Format, lint, types, layers
 	$(BIN)/lint-imports
 
 bench: $(STAMP) ## Run every benchmark in its quick form
-	@for name in table resize train recipe ingest serving dimensions shifting_slot search_cost; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
+	@for name in table resize checkpoint train recipe ingest serving dimensions shifting_slot search_cost; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
 
 chaos: $(STAMP) ## Kill, freeze, corrupt and empty everything for at most 15 minutes; JSON as the last line
 	$(BIN)/python -m tests.chaos $(ARGS)

@@ -1,4 +1,4 @@
-"""The command line: one word each for demo, train, serve, produce, inspect and search.
+"""The command line: one word each for demo, train, serve, produce, inspect, checkpoint and search.
 
 Knows only which word leads where: what a word needs is imported when it is used, so that `dimflow serve` runs without
 torch or Faust and `dimflow produce` without either. Invariant: a refused setting or argument ends with exit code 2 and
@@ -32,9 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"dimflow {word}: {error}\n")
         return _BAD_SETTING
     except ModuleNotFoundError as error:
-        extra = {"train": "trainer", "serve": "serving", "produce": "trainer", "search": "trainer"}.get(
-            word, "trainer,serving,local"
-        )
+        extra = {
+            "train": "trainer",
+            "serve": "serving",
+            "produce": "trainer",
+            "search": "trainer",
+            "checkpoint": "trainer",
+        }.get(word, "trainer,serving,local")
         sys.stderr.write(f"dimflow {word}: {error}; install it with: pip install 'dimflow[{extra}]'\n")
         return _MISSING_EXTRA
     except DimflowError as error:
@@ -109,6 +113,18 @@ def _inspect(args: argparse.Namespace) -> int:
     return run_inspect(args)
 
 
+def _declare_checkpoint(parser: argparse.ArgumentParser) -> None:
+    from dimflow.checkpoint_command import add_checkpoint_arguments
+
+    add_checkpoint_arguments(parser)
+
+
+def _checkpoint(args: argparse.Namespace) -> int:
+    from dimflow.checkpoint_command import run_checkpoint
+
+    return run_checkpoint(args)
+
+
 def _declare_search(parser: argparse.ArgumentParser) -> None:
     from dimflow.search_command import add_search_arguments
 
@@ -139,5 +155,6 @@ _WORDS = (
     ("serve", "Answer /predict from the increments in Redis", _declare_serve, _serve),
     ("produce", "Send a Parquet or CSV file or a synthetic stream to Kafka", _declare_produce, _produce),
     ("inspect", "Look at a state folder, its plans, a model file or what Redis holds", _declare_inspect, _inspect),
+    ("checkpoint", "List, verify or export the checkpoints in a state folder", _declare_checkpoint, _checkpoint),
     ("search", "Ask a running trainer for a dimension search", _declare_search, _search),
 )

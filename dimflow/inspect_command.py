@@ -64,7 +64,7 @@ def _plans(args: argparse.Namespace) -> int:
 
 
 def _state(args: argparse.Namespace) -> Any:
-    from stream_trainer.checkpoint_store import describe_folder
+    from stream_trainer.state_chain import describe_folder
 
     return describe_folder(args.folder)
 

@@ -54,6 +54,25 @@ class ChangeLists:
         self._bytes_used = 0
         return listed, erased
 
+    @property
+    def length(self) -> int:
+        """How many handles are listed, those of rows erased since among them."""
+        return int(self._views.dirty_length[0]) + sum(handles.size for handles in self._born)
+
+    def take_some(self, count: int) -> NDArray[np.uint32]:
+        """The live rows u32 among the `count` listed first, marked and listed no more; no update may be under way."""
+        for handles in self._born:
+            begin = int(self._views.dirty_length[0])
+            self._views.dirty[begin : begin + handles.size] = handles
+            self._views.dirty_length[0] += handles.size
+        self._bytes_used -= sum(handles.nbytes for handles in self._born)
+        self._born.clear()
+        length = int(self._views.dirty_length[0])
+        some = self._views.dirty[: min(count, length)].copy()
+        self._views.dirty[: length - some.size] = self._views.dirty[some.size : length]
+        self._views.dirty_length[0] = length - some.size
+        return some[: int(take_marks(self._views, some))]
+
     def live_handles(self) -> NDArray[np.uint32]:
         """Live changed rows; dead ones are dropped from the lists. `replace` has to follow."""
         listed = self._listed()

@@ -369,6 +369,23 @@ class EmbeddingTable:
             erased_ids = erased_ids[self._index.find(erased_ids) == ABSENT]
             return TableChanges(self._copy_out(changed), erased_ids)
 
+    @property
+    def changes_listed(self) -> int:
+        """How many rows the next changes hold at most."""
+        with self._lock:
+            return self._changes.length
+
+    def copy_changes(self, max_rows: int) -> tuple[RowsOfBlock, ...]:
+        """Copies out some of the changed rows ahead of the next changes, which hold them if they change again only.
+
+        While no update is under way; ids may be inserted meanwhile. See `early_copies` for how both become one.
+
+        Args:
+            max_rows: how many rows at most, those changed longest ago.
+        """
+        with self._lock:
+            return self._copy_out(self._changes.take_some(max_rows))
+
     def all_rows(self) -> TableChanges:
         """Copies out all rows; marks stay as they are; at a cut."""
         with self._lock:

@@ -6,6 +6,7 @@ script may touch several of them in a cluster, and no two models share a key.
     dimflow:{model}:head                                  hash, fields HEAD_FIELDS
     dimflow:{model}:increments:<lineage>                  stream, entry id "<sequence>-0", field "data"
     dimflow:{model}:base:<lineage>:<base_sequence>:<i>    string, the i-th chunk of the base's bytes
+    dimflow:{model}:leader                                string with a time to live, the trainer that leads; see there
 """
 
 import re
@@ -70,6 +71,11 @@ class RedisKeys:
     def head(self) -> str:
         """Hash that says which lineage, sequence and base are current."""
         return f"{self.prefix}head"
+
+    @property
+    def leader(self) -> str:
+        """String `<home>:<process>` of the trainer that trains and publishes now; gone when it is not renewed."""
+        return f"{self.prefix}leader"
 
     def increments(self, lineage: str) -> str:
         """Capped stream of the lineage's increments."""

@@ -7,67 +7,36 @@ base and an unbroken chain of deltas; what is removed is older than a newer comp
 import fcntl
 import logging
 import os
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 
-from feature_admission.state_pages import StatePages
-from stream_trainer.errors import CheckpointError, StateError, StateFolderInUse
-from stream_trainer.model_state import Arrays, Manifest, ModelState, merge_states
-from stream_trainer.state_file import read_manifest, read_state, write_state
+from stream_trainer.errors import StateFolderInUse
+from stream_trainer.model_state import ModelState, merge_states
+from stream_trainer.state_chain import (
+    AdmissionMerge,
+    StateKind,
+    StoredState,
+    find_state,
+    is_newer,
+    read_file,
+    sequences_in,
+    state_path,
+)
+from stream_trainer.state_file import write_state
 
-__all__ = ["AdmissionMerge", "CheckpointStore", "StateFile", "StoredState", "describe_folder"]
+__all__ = ["CheckpointStore"]
 
 logger = logging.getLogger(__name__)
 
-_NAME = re.compile(r"^(base|delta)-(\d{12})\.npz$")
-
-# Applies the admission pages of deltas, in order, to a base's state: the policy knows how, the store does not.
-AdmissionMerge = Callable[[Arrays, Sequence[tuple[StatePages, ...]]], Arrays]
-
-
-@dataclass(frozen=True, slots=True)
-class StoredState:
-    """What a start found: the newest complete state, and whether newer files had to be left out as broken."""
-
-    state: ModelState
-    skipped: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class StateFile:
-    """One file of a state folder, for people."""
-
-    name: str
-    size_bytes: int
-    manifest: Manifest | None
-    error: str
-
-
-def describe_folder(folder: Path) -> list[StateFile]:
-    """Every base and delta of a folder by sequence; takes no lock, so it works beside a running trainer.
-
-    Raises:
-        CheckpointError: there is no such folder.
-    """
-    if not folder.is_dir():
-        message = f"state_dir: {folder}, expected a folder"
-        raise CheckpointError(message)
-    described = []
-    for path in sorted(folder.iterdir(), key=lambda path: path.name.partition("-")[2]):
-        if not _NAME.match(path.name):
-            continue
-        try:
-            manifest, error = read_manifest(path), ""
-        except CheckpointError as caught:
-            manifest, error = None, str(caught)
-        described.append(StateFile(path.name, path.stat().st_size if path.exists() else 0, manifest, error))
-    return described
-
 
 class CheckpointStore:
-    """Writes and reads one trainer's state folder. One writer thread; `close` gives up the lock."""
+    """Writes and reads one trainer's state folder. One writer thread; `close` gives up the lock.
+
+    Attributes:
+        folder: where the files lie.
+        home: name of the folder, the same for every trainer that ever holds it.
+    """
 
     def __init__(
         self,
@@ -86,13 +55,19 @@ class CheckpointStore:
         self._admission_merge = admission_merge
         self._kept_bases = kept_bases
         self._at_step = at_step
-        self._lock = (folder / "lock").open("w")
+        self._lock = (folder / "lock").open("a+")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._lock.close()
             message = f"state_dir: {folder} is held by another trainer, expected a folder of this one's own"
             raise StateFolderInUse(message) from None
+        self._lock.seek(0)
+        self.home = self._lock.read().strip()
+        if not self.home:
+            self.home = uuid.uuid4().hex
+            self._lock.write(self.home)
+            self._lock.flush()
         for unfinished in folder.glob("*.unfinished"):
             unfinished.unlink()
         self.base_bytes = 0
@@ -102,33 +77,42 @@ class CheckpointStore:
         """Gives the folder free for another trainer."""
         self._lock.close()
 
-    def load(self) -> StoredState | None:
-        """The newest complete state, or None in a fresh folder.
+    def load(self, fingerprint: str = "") -> StoredState | None:
+        """The newest complete state, or None in a fresh folder; see `find_state`.
 
-        A base that cannot be read falls back to the one before it; a delta that cannot be read ends its chain there.
         The files left out are renamed to `*.broken`, and the samples in them are read from Kafka again.
 
         Raises:
-            CheckpointError: there are bases, and none can be read.
+            CheckpointError: there are bases or deltas, and no base can be read.
         """
-        skipped: list[str] = []
-        bases = self._sequences("base")
-        for sequence in reversed(bases):
-            path = self._path("base", sequence)
-            try:
-                base = read_state(path)
-            except CheckpointError as error:
-                logger.error("left out a base: %s", error)
-                skipped.append(path.name)
-                continue
-            state = self._follow(base, skipped)
-            for name in skipped:
-                self._set_aside(name)
-            return StoredState(state, tuple(skipped))
-        if bases or self._sequences("delta"):
-            message = f"{self.folder}: none of the bases {bases} can be read, expected at least one"
-            raise CheckpointError(message)
-        return None
+        stored = find_state(self.folder, self._admission_merge, fingerprint)
+        if stored is None:
+            return None
+        for file in stored.left_out:
+            logger.error("%s is left out and becomes %s.broken: %s", file.name, file.name, file.reason)
+            os.replace(self.folder / file.name, self.folder / f"{file.name}.broken")
+        deltas = [self.folder / name for name in stored.files if name.startswith("delta")]
+        self.delta_bytes = sum(path.stat().st_size for path in deltas)
+        return stored
+
+    def load_newest(self, other: Path, head_lineage: str, fingerprint: str) -> StoredState | None:
+        """As `load`, or the state of another folder where that is newer; this folder's own files step aside then.
+
+        Args:
+            other: of a trainer that is gone, frozen or fenced; read, never written.
+            head_lineage: what Redis holds, "" where that is not known.
+            fingerprint: of the schema.
+        """
+        own = find_state(self.folder, self._admission_merge, fingerprint)
+        found = find_state(other, self._admission_merge, fingerprint) if other.is_dir() else None
+        if found is None or (own and not is_newer(found.state.manifest, own.state.manifest, head_lineage)):
+            return self.load(fingerprint)
+        logger.info("going on from %s at sequence %d", other, found.state.manifest.sequence)
+        for kind in ("base", "delta"):
+            for sequence in self._sequences(kind):
+                path = self._path(kind, sequence)
+                path.replace(path.with_name(path.name + ".replaced"))
+        return found
 
     def write_base(self, state: ModelState) -> None:
         """Makes a complete state durable, then drops what it replaces."""
@@ -149,9 +133,10 @@ class CheckpointStore:
             CheckpointError: a file of the chain cannot be read.
         """
         bases = self._sequences("base")
-        base = read_state(self._path("base", bases[-1]))
-        deltas = [read_state(self._path("delta", s)) for s in self._sequences("delta") if s > base.manifest.sequence]
-        merged = self._merge(base, deltas)
+        base = read_file(self.folder, "base", bases[-1])
+        deltas = [read_file(self.folder, "delta", s) for s in self._sequences("delta") if s > base.manifest.sequence]
+        admission = self._admission_merge(base.admission, [delta.admission_pages for delta in deltas])
+        merged = merge_states(base, deltas, admission)
         if deltas:
             self.write_base(merged)
             self.delta_bytes = 0
@@ -159,43 +144,13 @@ class CheckpointStore:
 
     def read_delta(self, sequence: int) -> ModelState | None:
         """A delta that is still in the folder, or None."""
-        path = self._path("delta", sequence)
-        return read_state(path) if path.exists() else None
+        return read_file(self.folder, "delta", sequence) if self._path("delta", sequence).exists() else None
 
-    def _follow(self, base: ModelState, skipped: list[str]) -> ModelState:
-        deltas: list[ModelState] = []
-        expected = base.manifest.sequence + 1
-        broken = False
-        for sequence in self._sequences("delta"):
-            if sequence < expected:
-                continue
-            path = self._path("delta", sequence)
-            if not broken and sequence == expected:
-                try:
-                    deltas.append(read_state(path))
-                    expected += 1
-                    self.delta_bytes += path.stat().st_size
-                    continue
-                except CheckpointError as error:
-                    logger.error("the chain of deltas ends early: %s", error)
-            broken = True
-            skipped.append(path.name)
-        try:
-            return self._merge(base, deltas)
-        except StateError as error:
-            message = f"{self.folder}: {error}"
-            raise CheckpointError(message) from error
+    def _sequences(self, kind: StateKind) -> list[int]:
+        return sequences_in(self.folder, kind)
 
-    def _merge(self, base: ModelState, deltas: Sequence[ModelState]) -> ModelState:
-        admission = self._admission_merge(base.admission, [delta.admission_pages for delta in deltas])
-        return merge_states(base, deltas, admission)
-
-    def _sequences(self, kind: str) -> list[int]:
-        names = (_NAME.match(path.name) for path in self.folder.iterdir())
-        return sorted(int(match[2]) for match in names if match and match[1] == kind)
-
-    def _path(self, kind: str, sequence: int) -> Path:
-        return self.folder / f"{kind}-{sequence:012d}.npz"
+    def _path(self, kind: StateKind, sequence: int) -> Path:
+        return state_path(self.folder, kind, sequence)
 
     def _drop_old(self) -> None:
         """Keeps the newest bases and every delta behind the oldest of them, so that each base can be followed."""
@@ -206,6 +161,3 @@ class CheckpointStore:
         for sequence in self._sequences("delta"):
             if sequence <= oldest:
                 self._path("delta", sequence).unlink()
-
-    def _set_aside(self, name: str) -> None:
-        os.replace(self.folder / name, self.folder / f"{name}.broken")

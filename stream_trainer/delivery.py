@@ -19,7 +19,7 @@ from model_contract.dense_layout import DenseLayout
 from model_contract.errors import DimflowError
 from stream_trainer.checkpoint_store import CheckpointStore
 from stream_trainer.errors import CheckpointError, RedisUnavailable, StateError
-from stream_trainer.model_state import Manifest, ModelState
+from stream_trainer.model_state import Manifest, ModelState, settle_rows
 from stream_trainer.outgoing import encode_state
 from stream_trainer.publisher import Claim, Publisher
 
@@ -32,6 +32,13 @@ _RETRY_S = 0.5
 
 def _nobody(_: Manifest) -> None:
     """Stands for a listener where there is none."""
+
+
+def _branched(manifest: Manifest) -> Manifest:
+    """The same cut as the first of a lineage of its own: numbers of the old one may be taken already."""
+    lineage = uuid.uuid4().hex
+    logger.warning("%s went on past sequence %d: now %s", manifest.lineage, manifest.sequence, lineage)
+    return msgspec.structs.replace(manifest, lineage=lineage, origin=(manifest.lineage, manifest.sequence))
 
 
 class DeliveryCounts:
@@ -85,29 +92,30 @@ class Delivery:
         self._rebase: threading.Thread | None = None
         self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
 
-    def start(self, state: ModelState) -> ModelState:
+    def start(self, state: ModelState, *, behind: bool = False) -> ModelState:
         """Claims the model in Redis for a new epoch and starts the threads.
 
         Args:
             state: the complete state that the trainer goes on from; already restored or fresh.
+            behind: whether the lineage was durable past this state, so that others may have seen more of it.
 
         Returns:
-            the same state with the manifest the trainer must go on with: the next epoch, and a new lineage where
-            Redis has seen more of the old one than the disk still holds. It is durable as a base.
+            the same state with the manifest the trainer must go on with: the next epoch, and a new lineage where more
+            was seen of the old one than the disk still holds. It is durable as a base.
 
         Raises:
             Fenced: a later epoch of this lineage publishes already.
         """
         manifest = msgspec.structs.replace(state.manifest, epoch=state.manifest.epoch + 1)
+        if behind:
+            manifest = _branched(manifest)
         try:
             claim = self._claim(manifest)
         except RedisUnavailable as error:
             logger.warning("redis is not there yet, increments wait on the disk: %s", error)
             claim = None
         if claim == "ahead":
-            old = manifest.lineage
-            manifest = msgspec.structs.replace(manifest, lineage=uuid.uuid4().hex)
-            logger.warning("%s was published past sequence %d: now %s", old, manifest.sequence, manifest.lineage)
+            manifest = _branched(manifest)
         self._own = manifest
         state = replace(state, manifest=manifest)
         self._store.write_base(state)
@@ -183,6 +191,7 @@ class Delivery:
 
     def _make_durable(self, cut: ModelState) -> ModelState:
         begin = time.perf_counter()
+        cut = settle_rows(cut)
         cut = replace(cut, manifest=msgspec.structs.replace(cut.manifest, base_sequence=self._base_sequence))
         self._store.write_delta(cut)
         self.counts.durable_sequence = cut.manifest.sequence

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_table.early_copies import EarlyCopy, decay_early
 from embedding_table.table import EmbeddingTable
 from feature_admission.admission import AdmissionPolicy
 from feature_admission.eviction import EvictionPolicy
@@ -28,7 +29,10 @@ from stream_trainer.prepared_batch import PreparedBatch
 from stream_trainer.progressive_metrics import ProgressiveMetrics
 from stream_trainer.train_step import TrainStep
 
-__all__ = ["Learner", "LearnerCounts"]
+__all__ = ["COPIED_AT_ONCE_ROWS", "Learner", "LearnerCounts"]
+
+COPIED_AT_ONCE_ROWS = 25_000  # 2 to 6 ms at 64 columns and less
+_COPIED_EARLY_AT_MOST = 2.0  # times the table: a stream that changes rows faster than they are copied gets a long cut
 
 _DECAYS_PER_HALF_LIFE = 32
 _SWEEP_S = 60
@@ -72,6 +76,8 @@ class Learner:
         self._count_half_life_s = count_half_life_s
         self._last_decay_s = 0
         self._decays: list[float] = []
+        self._early: list[EarlyCopy] = []
+        self._early_rows = 0
 
     def prepare(self, batch: SampleBatch, now_s: int) -> PreparedBatch:
         """Looks up and admits ids; see `Preparation.prepare`."""
@@ -124,9 +130,24 @@ class Learner:
         self.counts.evicted_rows += len(handles)
         return len(handles)
 
+    def copy_ahead(self) -> bool:
+        """Copies some of what the next cut will hold, so that the cut itself is short; between two `learn`.
+
+        Returns:
+            whether there was too much for one cut; then it is to be called again after the next `learn`.
+        """
+        many = self.table.changes_listed > COPIED_AT_ONCE_ROWS
+        if not many or self._early_rows > _COPIED_EARLY_AT_MOST * self.table.rows:
+            return False
+        copied = self.table.copy_changes(COPIED_AT_ONCE_ROWS)
+        self._early.append(copied)
+        self._early_rows += sum(block.ids.size for block in copied)
+        return True
+
     def take_cut(self, manifest: Manifest) -> ModelState:
         """Copies what changed since the last cut, and forgets that it changed; no batch may be under way."""
         decays, self._decays = tuple(self._decays), []
+        early, self._early, self._early_rows = tuple(self._early), [], 0
         return ModelState(
             manifest=msgspec.structs.replace(
                 manifest,
@@ -137,6 +158,7 @@ class Learner:
             rows=self.table.take_changes(),
             arrays=self._arrays(),
             admission_pages=self.admission.take_dirty_pages(),
+            early=early,
         )
 
     def fresh_state(self, created_ms: int) -> ModelState:
@@ -219,6 +241,7 @@ class Learner:
             return
         factor = float(np.float32(0.5 ** (passed_s / self._count_half_life_s)))
         self.table.decay_counts(factor)
+        decay_early(self._early, factor)
         self._decays.append(factor)
         self._last_decay_s = now_s
 

@@ -12,11 +12,21 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_table.early_copies import EarlyCopy, settled
 from embedding_table.table import RowsOfBlock, TableChanges
 from feature_admission.state_pages import StatePages
 from stream_trainer.errors import StateError
 
-__all__ = ["Arrays", "Manifest", "ModelState", "SampleTimes", "TopicOffset", "merge_states"]
+__all__ = [
+    "Arrays",
+    "Manifest",
+    "ModelState",
+    "SampleTimes",
+    "TopicOffset",
+    "check_follows",
+    "merge_states",
+    "settle_rows",
+]
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 
@@ -53,6 +63,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         sample_times: histogram of the samples trained since the cut before.
         metrics: progressive metrics at the cut.
         count_decays: factors by which all traffic counts were multiplied since the cut before, in order.
+        origin: (lineage, sequence) that this lineage branched off from, None where it began empty.
     """
 
     lineage: str
@@ -68,6 +79,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     sample_times: tuple[SampleTimes, ...] = ()
     metrics: dict[str, float] = {}
     count_decays: tuple[float, ...] = ()
+    origin: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +92,7 @@ class ModelState:
         arrays: dense parameters with their optimizer, moments, metrics: complete in both kinds.
         admission: complete state of the admission policy (base), empty in a delta.
         admission_pages: pages of that state changed since the last cut (delta), empty in a base.
+        early: rows of a delta that were copied before the cut; `settle_rows` puts them in their place.
     """
 
     manifest: Manifest
@@ -87,6 +100,33 @@ class ModelState:
     arrays: Arrays
     admission: Arrays = field(default_factory=dict)
     admission_pages: tuple[StatePages, ...] = ()
+    early: tuple[EarlyCopy, ...] = ()
+
+
+def settle_rows(state: ModelState) -> ModelState:
+    """The same cut with all its rows in `rows`; takes its time, so off the training thread."""
+    return replace(state, rows=settled(state.early, state.rows), early=()) if state.early else state
+
+
+def check_follows(before: Manifest, found: Manifest) -> None:
+    """Asks whether a delta is the next one of a history.
+
+    Raises:
+        StateError: it belongs to another lineage that did not branch off here, to another schema, to a trainer that
+            came before the one that `before` is of, or a sequence is missing.
+    """
+    related = found.lineage == before.lineage or found.origin == (before.lineage, before.sequence)
+    if not (related and found.fingerprint == before.fingerprint and found.sequence == before.sequence + 1):
+        message = (
+            f"delta {found.sequence} of lineage {found.lineage} and schema {found.fingerprint} does not follow "
+            f"{before.sequence} of {before.lineage} and {before.fingerprint}"
+        )
+        raise StateError(message)
+    if found.epoch < before.epoch:
+        message = (
+            f"delta {found.sequence} is of epoch {found.epoch}, expected {before.epoch} or later: a fenced trainer's"
+        )
+        raise StateError(message)
 
 
 def merge_states(base: ModelState, deltas: Sequence[ModelState], admission: Arrays) -> ModelState:
@@ -98,23 +138,12 @@ def merge_states(base: ModelState, deltas: Sequence[ModelState], admission: Arra
         admission: the admission policy's complete state after the last delta (the policy itself applies its pages).
 
     Raises:
-        StateError: a delta belongs to another lineage or schema, or a sequence is missing.
+        StateError: a delta does not follow, see `check_follows`.
     """
-    expected = base.manifest
+    before = base.manifest
     for delta in deltas:
-        found = delta.manifest
-        same = (found.lineage, found.fingerprint, found.sequence) == (
-            expected.lineage,
-            expected.fingerprint,
-            expected.sequence + 1,
-        )
-        if not same:
-            message = (
-                f"delta {found.sequence} of lineage {found.lineage} and schema {found.fingerprint} does not follow "
-                f"{expected.sequence} of {expected.lineage} and {expected.fingerprint}"
-            )
-            raise StateError(message)
-        expected = found
+        check_follows(before, delta.manifest)
+        before = delta.manifest
     if not deltas:
         return base
     decays = [np.asarray(delta.manifest.count_decays, np.float32) for delta in deltas]

@@ -5,7 +5,8 @@ on the disk and, where Redis answers, published.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,18 +28,21 @@ from model_contract.process_settings import SettingError, describe_settings
 from model_contract.sample_decoding import SampleDecoder
 from model_contract.schema import ModelSchema
 from stream_trainer.amx_support import amx_is_usable
-from stream_trainer.app import run_app
+from stream_trainer.app import EXIT_CLEAN, run_app
 from stream_trainer.bf16_step import Bf16Step
 from stream_trainer.checkpoint_store import CheckpointStore
 from stream_trainer.delivery import Delivery
 from stream_trainer.dimension_keeper import DimensionKeeper, DimensionRules
 from stream_trainer.dimension_rules import dimension_rules
+from stream_trainer.errors import RedisUnavailable
 from stream_trainer.fused_step import FusedStep
+from stream_trainer.leadership import LeaderLease, stop_signals, wait_for_folder
 from stream_trainer.learner import Learner
 from stream_trainer.model_state import ModelState
 from stream_trainer.publisher import Publisher
 from stream_trainer.recipe import Recipe
 from stream_trainer.settings import PREFIX, TrainerSettings
+from stream_trainer.state_chain import StoredState
 from stream_trainer.stream_settings import StreamSettings
 from stream_trainer.telemetry import TrainerPage
 from stream_trainer.train_step import Precision, TrainStep
@@ -158,27 +162,64 @@ def run_trainer(settings: TrainerSettings, at_step: Callable[[str], None] = lamb
         on_plan=history.append,
         requested=partial(_requested, settings.state_dir),
     )
-    store = CheckpointStore(settings.state_dir, learner.merge_admission, settings.kept_bases, at_step)
+    page = TrainerPage()
+
+    def show_page() -> None:
+        if settings.metrics_port:
+            page.start(settings.metrics_host, settings.metrics_port)
+
     try:
-        return _run(settings, learner, decoder, store, at_step)
+        with _leading(settings, learner, show_page, at_step) as led:
+            return EXIT_CLEAN if led is None else _run(settings, learner, decoder, led, (page, show_page), at_step)
     finally:
+        page.stop()
+
+
+@contextmanager
+def _leading(
+    settings: TrainerSettings, learner: Learner, on_wait: Callable[[], None], at_step: Callable[[str], None]
+) -> Iterator[tuple[CheckpointStore, LeaderLease] | None]:
+    """The state folder and the lease, as soon as no other trainer has them; None where this one is stopped before."""
+
+    def open_store() -> CheckpointStore:
+        return CheckpointStore(settings.state_dir, learner.merge_admission, settings.kept_bases, at_step)
+
+    with stop_signals() as stopping:
+        store = wait_for_folder(open_store, stopping, on_wait)
+        if store is None:
+            yield None
+            return
+        lease = LeaderLease(partial(_publisher, settings, learner), store.home, settings.lease_s)
+        leads = lease.wait(stopping, on_wait)
+    try:
+        yield (store, lease) if leads else None
+    finally:
+        lease.close()
         store.close()
+
+
+def _publisher(settings: TrainerSettings, learner: Learner, trainer: str) -> Publisher:
+    return Publisher(
+        settings.redis,
+        learner.schema.name,
+        kept_bases=settings.kept_bases,
+        stream_increments=settings.stream_increments,
+        trainer=trainer,
+    )
 
 
 def _run(
     settings: TrainerSettings,
     learner: Learner,
     decoder: SampleDecoder,
-    store: CheckpointStore,
+    led: tuple[CheckpointStore, LeaderLease],
+    shown: tuple[TrainerPage, Callable[[], None]],
     at_step: Callable[[str], None],
 ) -> int:
-    state = _restored(learner, store)
-    publisher = Publisher(
-        settings.redis,
-        learner.schema.name,
-        kept_bases=settings.kept_bases,
-        stream_increments=settings.stream_increments,
-    )
+    (store, lease), (page, show_page) = led, shown
+    publisher = _publisher(settings, learner, lease.name)
+    stored = _stored(settings, store, publisher, learner.schema.fingerprint)
+    state = _restored(learner, store, stored)
     delivery = Delivery(
         store,
         publisher,
@@ -187,17 +228,28 @@ def _run(
         compact_increments=settings.stream_increments // 2,
         at_step=at_step,
     )
-    state = delivery.start(state)
-    trainer = Trainer(settings, learner, decoder, delivery, state)
-    page = TrainerPage(trainer)
-    if settings.metrics_port:
-        page.start(settings.metrics_host, settings.metrics_port)
+    state = delivery.start(state, behind=stored is not None and stored.behind)
+    page.trainer = trainer = Trainer(settings, learner, decoder, delivery, state)
+    lease.on_lost = trainer.fail
+    show_page()
     try:
         with threadpool_limits(_BLAS_THREADS, user_api="blas"):
             return run_app(_stream_settings(settings), trainer)
     finally:
-        page.stop()
         publisher.close()
+
+
+def _stored(
+    settings: TrainerSettings, store: CheckpointStore, publisher: Publisher, fingerprint: str
+) -> StoredState | None:
+    """The newest state to go on from, in this trainer's folder or in that of the one it stands by for."""
+    if not settings.standby_of:
+        return store.load(fingerprint)
+    try:
+        head = publisher.head()
+    except RedisUnavailable:
+        head = None
+    return store.load_newest(Path(settings.standby_of), head.lineage if head else "", fingerprint)
 
 
 def _hurried(rules: DimensionRules | None) -> DimensionRules | None:
@@ -214,8 +266,7 @@ def _requested(state_dir: Path) -> str | None:
     return request.mode if request else None
 
 
-def _restored(learner: Learner, store: CheckpointStore) -> ModelState:
-    stored = store.load()
+def _restored(learner: Learner, store: CheckpointStore, stored: StoredState | None) -> ModelState:
     if stored is None:
         state = learner.fresh_state(now_ms())
         logger.info("new lineage %s in %s", state.manifest.lineage, store.folder)

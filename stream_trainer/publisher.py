@@ -5,6 +5,7 @@ next sequence of the same lineage and epoch, or to a base, and only by a script 
 the same sequence twice equals publishing it once. Redis may be emptied at any time: the caller fills it again.
 """
 
+import uuid
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
 
@@ -16,6 +17,28 @@ from stream_trainer.errors import Fenced, RedisUnavailable
 __all__ = ["Claim", "Head", "Publisher"]
 
 Claim: TypeAlias = Literal["ok", "empty", "foreign", "ahead"]
+
+# Before every write: KEYS 1 leader; ARGV 1 this trainer. While another one leads, this one may not touch the model.
+_UNLESS_LED = """
+local leader = redis.call('GET', KEYS[1])
+if leader and leader ~= ARGV[1] then return 'fenced' end
+table.remove(KEYS, 1)
+table.remove(ARGV, 1)
+"""
+
+# KEYS leader; ARGV this trainer, its home, milliseconds. An earlier process of the same home is gone: who asks has its
+# lock. Answers who leads now.
+_LEAD = """
+local leader = redis.call('GET', KEYS[1])
+if leader and leader ~= ARGV[1] and string.sub(leader, 1, #ARGV[2]) ~= ARGV[2] then return leader end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
+return ARGV[1]
+"""
+
+_RESIGN = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return 'ok'
+"""
 
 # KEYS head, stream; ARGV lineage, epoch, sequence, bytes, cap, field.
 _APPEND = """
@@ -30,15 +53,17 @@ redis.call('HSET', KEYS[1], 'sequence', ARGV[3])
 return 'ok'
 """
 
-# KEYS head; ARGV lineage, epoch, sequence. A later epoch takes the head of its own lineage; an earlier one is turned
-# away, and one that has lost what was already published must not number its increments the same way again.
+# KEYS head; ARGV lineage, epoch, sequence, claimant. A later epoch takes the head of its own lineage; an earlier one is
+# turned away. One that has lost what was already published must not number its increments the same way again, nor one
+# whose epoch another process has taken: that one went on from the same state.
 _CLAIM = """
-local head = redis.call('HMGET', KEYS[1], 'lineage', 'epoch', 'sequence')
+local head = redis.call('HMGET', KEYS[1], 'lineage', 'epoch', 'sequence', 'claimant')
 if not head[1] then return 'empty' end
 if head[1] ~= ARGV[1] then return 'foreign' end
-if tonumber(head[2]) > tonumber(ARGV[2]) then return 'fenced' end
+if tonumber(head[2]) > tonumber(ARGV[2]) then return 'stale' end
+if tonumber(head[2]) == tonumber(ARGV[2]) and head[4] and head[4] ~= ARGV[4] then return 'ahead' end
 if tonumber(head[3]) > tonumber(ARGV[3]) then return 'ahead' end
-redis.call('HSET', KEYS[1], 'epoch', ARGV[2])
+redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'claimant', ARGV[4])
 return 'ok'
 """
 
@@ -62,7 +87,8 @@ return 'ok'
 """
 )
 
-# As above; KEYS 2 stream; ARGV 4 sequence, chunks, bytes, fingerprint, 8 oldest sequence the stream must keep.
+# As above; KEYS 2 stream; ARGV 4 sequence, chunks, bytes, fingerprint, 8 oldest sequence the stream must
+# keep, 9 claimant.
 _REBASE = (
     _MAY_WRITE
     + """
@@ -70,7 +96,7 @@ local head = redis.call('HMGET', KEYS[1], 'lineage', 'epoch', 'sequence')
 local sequence = tonumber(ARGV[4])
 if head[1] == ARGV[1] and tonumber(head[3]) > sequence then sequence = tonumber(head[3]) end
 redis.call('HSET', KEYS[1], 'lineage', ARGV[1], 'epoch', ARGV[2], 'sequence', sequence, 'base_sequence', ARGV[4],
-  'base_chunks', ARGV[5], 'base_bytes', ARGV[6], 'fingerprint', ARGV[7])
+  'base_chunks', ARGV[5], 'base_bytes', ARGV[6], 'fingerprint', ARGV[7], 'claimant', ARGV[9])
 redis.call('XTRIM', KEYS[2], 'MINID', ARGV[8] .. '-0')
 return 'ok'
 """
@@ -91,12 +117,14 @@ class Head:
 class Publisher:
     """Writes one model of one trainer. Not thread-safe: the delivery thread owns it."""
 
-    def __init__(self, url: str, model: str, *, kept_bases: int, stream_increments: int) -> None:
-        """Opens no connection yet; the first command does."""
+    def __init__(self, url: str, model: str, *, kept_bases: int, stream_increments: int, trainer: str = "") -> None:
+        """Opens no connection yet; the first command does. `trainer` is who writes, as it calls itself in `lead`."""
         self._client: redis.Redis = redis.Redis.from_url(url, socket_timeout=10, socket_connect_timeout=5)
         self._keys = RedisKeys(model)
         self._kept_bases = kept_bases
         self._stream_increments = stream_increments
+        self._trainer = trainer
+        self._claimant = trainer or uuid.uuid4().hex
 
     def close(self) -> None:
         """Closes the connections."""
@@ -119,6 +147,29 @@ class Publisher:
             base_chunks=int(fields[b"base_chunks"]),
         )
 
+    def lead(self, home: str, lease_ms: int) -> str:
+        """Takes the model for this trainer, or keeps it, where no other one has it.
+
+        Args:
+            home: what the names of trainers with the same state folder begin with; its lock must be held.
+            lease_ms: how long it stays taken without another call.
+
+        Returns:
+            name of the trainer that leads now.
+
+        Raises:
+            RedisUnavailable: no answer.
+        """
+        return cast("bytes", self._run("EVAL", _LEAD, 1, self._keys.leader, self._trainer, home, lease_ms)).decode()
+
+    def resign(self) -> None:
+        """Lets another trainer take the model at once, if this one has it.
+
+        Raises:
+            RedisUnavailable: no answer.
+        """
+        self._run("EVAL", _RESIGN, 1, self._keys.leader, self._trainer)
+
     def claim(self, lineage: str, epoch: int, sequence: int) -> Claim:
         """Makes this epoch the only one that may publish, if the head is of this lineage.
 
@@ -132,11 +183,13 @@ class Publisher:
             published than this trainer still knows, so that it must go on under a new lineage.
 
         Raises:
-            Fenced: a later epoch of the lineage holds the head.
+            Fenced: another trainer leads; or a later epoch of the lineage holds the head and nobody does.
             RedisUnavailable: no answer.
         """
-        answer = self._script(_CLAIM, [self._keys.head], [lineage, epoch, sequence])
-        if answer == "fenced":
+        answer = self._script(_CLAIM, [self._keys.head], [lineage, epoch, sequence, self._claimant])
+        if answer == "stale" and self._trainer:
+            return "ahead"  # whoever was later is gone: this trainer leads, with what it has
+        if answer in {"fenced", "stale"}:
             self._raise_fenced(lineage, epoch)
         return cast("Claim", answer)
 
@@ -177,7 +230,7 @@ class Publisher:
                 self._raise_fenced(lineage, epoch)
         kept = sorted({*self._stored_bases(lineage), sequence})[-self._kept_bases :]
         keys = [self._keys.head, self._keys.increments(lineage)]
-        described = [sequence, len(chunks), len(data), fingerprint, kept[0] + 1]
+        described = [sequence, len(chunks), len(data), fingerprint, kept[0] + 1, self._claimant]
         if self._script(_REBASE, keys, [*writer, *described]) == "fenced":
             self._raise_fenced(lineage, epoch)
         self._drop_bases(lineage, kept)
@@ -204,11 +257,14 @@ class Publisher:
             raise self._unavailable(error) from error
 
     def _raise_fenced(self, lineage: str, epoch: int) -> None:
-        message = f"redis head: {self.head()}, expected lineage {lineage} with epoch {epoch}: a later trainer took over"
+        led_by = self._run("GET", self._keys.leader)
+        expected = f"expected lineage {lineage} with epoch {epoch}: a later trainer took over"
+        message = f"redis head: {self.head()}, led by {led_by}, {expected}"
         raise Fenced(message)
 
     def _script(self, source: str, keys: list[str], arguments: list[Any]) -> str:
-        answer = cast("bytes", self._run("EVAL", source, len(keys), *keys, *arguments))
+        keys, arguments = [self._keys.leader, *keys], [self._trainer, *arguments]
+        answer = cast("bytes", self._run("EVAL", _UNLESS_LED + source, len(keys), *keys, *arguments))
         return answer.decode()
 
     def _run(self, *command: Any) -> Any:

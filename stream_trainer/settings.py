@@ -19,7 +19,15 @@ class TrainerSettings:
     """What one trainer is told at its start."""
 
     model_file: Path = setting(dataclasses.MISSING, "TOML file with the slots and layers of the model")
-    state_dir: Path = setting(dataclasses.MISSING, "folder of the checkpoints; one trainer at a time")
+    state_dir: Path = setting(
+        dataclasses.MISSING, "folder of the checkpoints; a second trainer on it waits as a standby"
+    )
+    standby_of: str = setting(
+        "", "state folder of the trainer that this one stands by for: read when it takes over, never written"
+    )
+    lease_s: float = setting(
+        6.0, "seconds without a sign of life after which a standby with a folder of its own takes over", minimum=0.5
+    )
     seed: int = setting(0, "seed of all initial values", minimum=0, maximum=2**31 - 1)
 
     brokers: str = setting("127.0.0.1:9092", "Kafka bootstrap servers, comma-separated")

@@ -49,7 +49,7 @@ class Trainer:
         self._settings = settings
         self._decoder = decoder
         self._clock_ms = clock_ms
-        self._source: RecordSource
+        self._source: RecordSource | None = None
         self._accepted = {TopicPartition(o.topic, o.partition): o.next_offset for o in state.manifest.offsets}
         self.loop: TrainingLoop | None = None
         self._manifest = state.manifest
@@ -77,9 +77,14 @@ class Trainer:
         )
         self.loop.start()
 
+    def fail(self, error: BaseException) -> None:
+        """Ends training for good; what is on the disk stands. May be called from any thread."""
+        if self._source is not None:
+            self._source.fail(error)
+
     def progress(self) -> tuple[PartitionProgress, ...]:
         """How far each assigned partition was fetched."""
-        return self._source.progress() if self.loop else ()
+        return self._source.progress() if self._source else ()
 
     async def start_offsets(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Behind the last record accepted or restored; see `RecordSink.start_offsets`."""
@@ -112,7 +117,8 @@ class Trainer:
 
     def _on_durable(self, manifest: Manifest) -> None:
         """Tells the group how far the disk is; called by the delivery thread."""
-        self._source.commit(_durable_offsets(manifest))
+        if self._source is not None:
+            self._source.commit(_durable_offsets(manifest))
 
 
 def _durable_offsets(manifest: Manifest) -> dict[TopicPartition, int]:

@@ -56,6 +56,7 @@ class LoopCounts:
         self.learn_s = 0.0
         self.wait_s = 0.0
         self.cut_s = 0.0
+        self.longest_cut_s = 0.0
         self.first_s = 0.0
         self.last_s = 0.0
 
@@ -139,11 +140,12 @@ class TrainingLoop:
             stopping = self._stopping.is_set()
             upcoming = preparing.submit(self._next_chunk)
             self._learn(prepared)
+            copying = not stopping and self._due(last_cut_s) and self._copy_ahead()  # while a chunk is prepared
             waited = time.perf_counter()
             prepared = upcoming.result()
             self.counts.wait_s += time.perf_counter() - waited
             ended = stopping and prepared is None
-            due = time.monotonic() - last_cut_s >= self._publish_interval_s and self._changed and self._delivery.ready
+            due = not copying and self._due(last_cut_s)
             if not (due or ended or self._learner.needs_quiet):
                 self._delivery.raise_failure()
                 continue
@@ -155,6 +157,21 @@ class TrainingLoop:
                 self._cut()
             if ended:
                 return
+
+    def _due(self, last_cut_s: float) -> bool:
+        return time.monotonic() - last_cut_s >= self._publish_interval_s and self._changed and self._delivery.ready
+
+    def _copy_ahead(self) -> bool:
+        """Copies a slice of what the cut will hold; answers whether more of it should be before the cut."""
+        begin = time.perf_counter()
+        more = self._learner.copy_ahead()
+        self._stood_still(begin)
+        return more
+
+    def _stood_still(self, begin: float) -> None:
+        pause_s = time.perf_counter() - begin
+        self.counts.cut_s += pause_s
+        self.counts.longest_cut_s = max(self.counts.longest_cut_s, pause_s)
 
     def _learn(self, chunk: Chunk | None) -> None:
         if chunk is None:
@@ -205,5 +222,5 @@ class TrainingLoop:
         self._manifest = cut.manifest
         self._sample_times.clear()
         self._changed = False
-        self.counts.cut_s += time.perf_counter() - begin
+        self._stood_still(begin)
         self._delivery.offer(cut)

@@ -7,7 +7,7 @@ import pytest
 
 from dimflow.command import main
 
-WORDS = ["demo", "train", "serve", "produce", "inspect", "search"]
+WORDS = ["demo", "train", "serve", "produce", "inspect", "checkpoint", "search"]
 
 
 @pytest.mark.parametrize("word", WORDS)

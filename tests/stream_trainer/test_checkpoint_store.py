@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stream_trainer.checkpoint_store import CheckpointStore, describe_folder
+from stream_trainer.checkpoint_store import CheckpointStore
 from stream_trainer.errors import CheckpointError, StateFolderInUse
 from tests.stream_trainer.states import assert_equal_states, block, merge_pages, state
 
@@ -134,17 +134,3 @@ def test_a_kill_at_any_step_leaves_the_state_before_or_after(tmp_path: Path, ste
     assert stored.state.rows.blocks[0].values[2, 0] == (33.0 if kind == "delta" and durable else 0.0)
     assert np.array_equal(stored.state.rows.blocks[0].ids, [1, 2, 3])
     assert not list(tmp_path.glob("*.unfinished"))
-
-
-def test_a_folder_can_be_looked_at_while_it_is_in_use(tmp_path: Path) -> None:
-    written(tmp_path, 1)
-    keeper = store(tmp_path)
-    (tmp_path / "delta-000000000001.npz").write_bytes(b"rotten")
-    described = describe_folder(tmp_path)
-    keeper.close()
-
-    assert [file.name for file in described] == ["base-000000000000.npz", "delta-000000000001.npz"]
-    assert described[0].manifest.samples_trained == 0
-    assert "cannot be read" in described[1].error
-    with pytest.raises(CheckpointError, match="expected a folder"):
-        describe_folder(tmp_path / "absent")

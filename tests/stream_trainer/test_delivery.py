@@ -33,12 +33,13 @@ class Site:
         store = CheckpointStore(self.folder, merge_pages)
         publisher = Publisher(str(options.pop("url", self.url)), self.model, kept_bases=2, stream_increments=100)
         self._open.append((store, publisher))
+        behind = bool(options.pop("behind", False))
         settings = {"compact_ratio": 1e9, "compact_increments": 1_000_000, **options}
         delivery = Delivery(store, publisher, LAYOUT, at_step=at_step, **settings)
         delivery.on_durable = self._on_durable
         stored = store.load()
         begin = found or (stored.state if stored else state(0, [block(0, [1, 2], 0.0)]))
-        return delivery, delivery.start(begin)
+        return delivery, delivery.start(begin, behind=behind)
 
     @property
     def model(self) -> str:
@@ -202,3 +203,35 @@ def test_a_base_follows_when_the_increments_outgrow_it(site: Site) -> None:
     assert site.head()["sequence"] == "5"
     assert delivery.counts.bases >= 2
     assert len(list(site.folder.glob("base-*.npz"))) == 2
+
+
+def test_a_start_from_behind_what_was_durable_goes_on_as_a_lineage_of_its_own(site: Site) -> None:
+    delivery, begun = site.start()
+    for sequence in (1, 2):
+        delivery.offer(delta(sequence, begun))
+    delivery.close()
+    site.release()
+    path = site.folder / "delta-000000000002.npz"
+    path.write_bytes(path.read_bytes()[:100])
+
+    store = CheckpointStore(site.folder, merge_pages)
+    stored = store.load()
+    store.close()
+    assert stored.behind
+    second, again = site.start(stored.state, behind=True)
+    assert again.manifest.lineage != "aaaa"
+    assert again.manifest.origin == ("aaaa", 1)
+    second.offer(with_manifest(delta(2, again), origin=again.manifest.origin))
+    second.close()
+    assert site.head()["lineage"] == again.manifest.lineage
+    assert site.head()["sequence"] == "2"
+    site.release()
+
+    # the base of the branch is harmed as well: the chain leads over the old lineage to where the new one began
+    (site.folder / "base-000000000001.npz").write_bytes(b"")
+    store = CheckpointStore(site.folder, merge_pages)
+    stored = store.load()
+    store.close()
+    assert (stored.state.manifest.lineage, stored.state.manifest.sequence) == (again.manifest.lineage, 2)
+    assert stored.skipped == ("base-000000000001.npz",)
+    assert not stored.behind

@@ -1,12 +1,10 @@
 """One trainer process from its settings: what it is made of, and what stops it before it starts."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 
 import stream_trainer.process
-from dimflow.model_files import packaged_model_file
 from feature_admission.age import AgeEviction
 from feature_admission.always_admit import AlwaysAdmit
 from feature_admission.count_min import CountMinAdmission
@@ -16,10 +14,8 @@ from model_contract.process_settings import SettingError
 from stream_trainer.amx_support import amx_is_usable
 from stream_trainer.autograd_step import AutogradStep
 from stream_trainer.bf16_step import Bf16Step
-from stream_trainer.checkpoint_store import CheckpointStore
-from stream_trainer.errors import StateFolderInUse
 from stream_trainer.fused_step import FusedStep
-from stream_trainer.process import make_learner, new_step, read_schema, run_trainer
+from stream_trainer.process import make_learner, new_step, read_schema
 from stream_trainer.recipe import Recipe
 from tests.stream_trainer.samples import SCHEMA, settings
 
@@ -62,13 +58,3 @@ def test_a_model_file_that_is_absent_or_wrong_stops_the_start(tmp_path: Path) ->
     (tmp_path / "wrong.toml").write_text("[model]\nname = 'm'\n")
     with pytest.raises(SchemaError, match="sparse"):
         read_schema(tmp_path / "wrong.toml")
-
-
-def test_a_state_folder_in_use_stops_the_start(tmp_path: Path) -> None:
-    chosen = settings(tmp_path, admission="always", metrics_port=0)
-    chosen = dataclasses.replace(chosen, model_file=packaged_model_file("teacher"))
-    holder = CheckpointStore(chosen.state_dir, lambda base, _: base)
-
-    with pytest.raises(StateFolderInUse):
-        run_trainer(chosen)
-    holder.close()

@@ -1,5 +1,6 @@
 """The publisher against a real Redis: order, duplicates, gaps, fencing, bases, an emptied server."""
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -125,3 +126,57 @@ def test_a_server_that_is_away_is_reported_as_such() -> None:
     with pytest.raises(RedisUnavailable, match="redis: ConnectionError"):
         publisher.head()
     publisher.close()
+
+
+def led(redis_server, model: str, name: str) -> Publisher:
+    return Publisher(redis_server.url, model, kept_bases=2, stream_increments=100, trainer=name)
+
+
+def test_while_another_trainer_leads_nothing_can_be_written(
+    publisher: Publisher, client: redis.Redis, redis_server, model: str
+) -> None:
+    first, second = led(redis_server, model, "x:1"), led(redis_server, model, "y:2")
+    assert first.lead("x:", 60_000) == "x:1"
+    assert second.lead("y:", 60_000) == "x:1"
+    first.replace_base("a", 1, 0, "f", b"base")
+    assert first.append("a", 1, 1, b"one")
+    for other in (second, publisher):
+        with pytest.raises(Fenced, match="led by b'x:1'"):
+            other.claim("a", 2, 1)
+        with pytest.raises(Fenced):
+            other.append("a", 1, 2, b"two")
+        with pytest.raises(Fenced):
+            other.replace_base("b", 1, 0, "f", b"base", take_over=True)
+    assert stream(client, model, "a") == [("1-0", b"one")]
+
+    second.resign()  # is not its to give
+    assert second.lead("y:", 60_000) == "x:1"
+    first.resign()
+    assert second.lead("y:", 60_000) == "y:2"
+    with pytest.raises(Fenced):
+        first.append("a", 1, 2, b"two")
+    assert second.claim("a", 2, 1) == "ok"
+    first.close()
+    second.close()
+
+
+def test_a_lease_runs_out_and_one_home_has_one_process(redis_server, model: str) -> None:
+    first, again, second = (led(redis_server, model, name) for name in ("x:1", "x:2", "y:1"))
+    assert first.lead("x:", 60_000) == "x:1"
+    assert again.lead("x:", 50) == "x:2"
+    time.sleep(0.1)
+    assert second.lead("y:", 60_000) == "y:1"
+    for one in (first, again, second):
+        one.close()
+
+
+def test_who_goes_on_from_a_state_that_another_went_on_from_is_told_to_branch_off(redis_server, model: str) -> None:
+    first, second = led(redis_server, model, "x:1"), led(redis_server, model, "y:1")
+    first.replace_base("a", 1, 0, "f", b"base")
+    assert first.claim("a", 2, 0) == "ok"
+    assert first.claim("a", 2, 0) == "ok"  # sent again, as the answer had not come
+    assert second.claim("a", 2, 0) == "ahead"  # the same state, the same epoch, another process
+    assert first.claim("a", 7, 0) == "ok"
+    assert second.claim("a", 3, 0) == "ahead"  # a state from before
+    first.close()
+    second.close()

@@ -21,6 +21,7 @@ def test_the_page_tells_what_the_owners_hold(make_trainer) -> None:
     page = TrainerPage(trainer)
     values = {s.name + str(s.labels or ""): s.value for family in page.registry.collect() for s in family.samples}
 
+    assert values["dimflow_trainer_standby"] == 0
     assert values["dimflow_trainer_samples_total"] == 30
     assert values["dimflow_trainer_records_total"] == 31
     assert values["dimflow_trainer_dead_letters_total"] == 1
@@ -44,3 +45,9 @@ def test_the_page_is_served_on_loopback(make_trainer) -> None:
 
     assert answer.status_code == 200
     assert "dimflow_trainer_rows" in answer.text
+
+
+def test_a_standby_says_that_it_is_one() -> None:
+    page = TrainerPage()
+    values = {s.name: s.value for family in page.registry.collect() for s in family.samples}
+    assert values == {"dimflow_trainer_standby": 1}

@@ -34,8 +34,10 @@ def prepared(rows: int) -> PreparedBatch:
 class CountingLearner:
     """Stands where the learner stands; counts rows, and can ask for quiet."""
 
-    def __init__(self, quiet_after: Sequence[int] = ()) -> None:
+    def __init__(self, quiet_after: Sequence[int] = (), copies: int = 0) -> None:
         self.learned = 0
+        self.copied_at: list[int] = []
+        self.copies = copies
         self.tidied_at: list[int] = []
         self._quiet_after = list(quiet_after)
 
@@ -50,6 +52,12 @@ class CountingLearner:
         if self.needs_quiet:
             self._quiet_after.pop(0)
             self.tidied_at.append(self.learned)
+
+    def copy_ahead(self) -> bool:
+        if len(self.copied_at) >= self.copies:
+            return False
+        self.copied_at.append(self.learned)
+        return True
 
     def take_cut(self, manifest: Manifest) -> ModelState:
         manifest = msgspec.structs.replace(manifest, samples_trained=self.learned)
@@ -138,6 +146,18 @@ def test_a_last_cut_is_taken_at_the_stop_though_none_was_due() -> None:
     run(learner, Chunks([3, 5]), delivery, interval_s=3600)
 
     assert [cut.manifest.samples_trained for cut in delivery.cuts] == [8]
+
+
+def test_a_large_cut_is_copied_in_slices_with_a_chunk_learned_between_them() -> None:
+    learner, delivery = CountingLearner(copies=3), CollectingDelivery()
+
+    loop = run(learner, Chunks([3, 5, 7, 11, 13]), delivery)
+
+    assert learner.copied_at == sorted(set(learner.copied_at))
+    assert len(learner.copied_at) == 3
+    assert delivery.cuts[0].manifest.samples_trained >= learner.copied_at[-1]
+    assert delivery.cuts[-1].manifest.samples_trained == 39
+    assert 0 < loop.counts.longest_cut_s <= loop.counts.cut_s
 
 
 def test_nothing_learned_means_no_cut() -> None:
