@@ -6,7 +6,6 @@ was started here ends with the stage, also where a scenario raises.
 
 import contextlib
 import json
-import shutil
 import sys
 import time
 import urllib.error
@@ -27,9 +26,9 @@ from model_contract.increment import decode
 from model_contract.prediction_request import PredictionRequestDecoder
 from model_contract.schema import ModelSchema
 from serving.replica import Replica
-from stream_trainer.checkpoint_store import CheckpointStore
 from stream_trainer.model_state import ModelState
 from stream_trainer.outgoing import PARAMETERS, encode_state
+from stream_trainer.state_chain import find_state
 from tests.chaos.asking_client import Answer, body_of
 from tests.chaos.sample_ledger import Ledger, SampleFeed, Verdict, user_of
 
@@ -94,12 +93,10 @@ class ScenarioResult:
 class MortalTrainer(LocalTrainer):
     """`dimflow train` that can be told its fate before a start, and started without waiting for it to answer."""
 
-    state_folder: Path | None = None
-
     @property
     def state_dir(self) -> Path:
-        """Where its state lies: in its own folder, unless it was told otherwise."""
-        return self.state_folder or self.data_dir / "state"
+        """Where its state lies: in its own folder, unless it was told another."""
+        return Path(self._options()["state_dir"])
 
     def _prepare(self) -> list[str]:
         options = super()._prepare()[4:]
@@ -111,14 +108,6 @@ class MortalTrainer(LocalTrainer):
         if fate:
             (self.data_dir / "fate.json").write_text(json.dumps(fate))
         self._running_process().run()
-
-    def start_unready(self) -> None:
-        """A first start that does not wait for an answer, which may never come."""
-        wait, self._wait_until_ready = self._wait_until_ready, lambda: None  # type: ignore[method-assign]
-        try:
-            self.start()
-        finally:
-            self._wait_until_ready = wait  # type: ignore[method-assign]
 
     def wait_for_end(self, within_s: float) -> int | None:
         """Its exit code, or None where it still runs."""
@@ -133,6 +122,11 @@ class MortalTrainer(LocalTrainer):
         """SIGKILL, where it runs."""
         if self.running:
             self.kill()
+
+    @property
+    def stands_by(self) -> bool:
+        """Whether it answers, and waits for another one to go."""
+        return page(self.url).get("dimflow_trainer_standby") == 1.0
 
     def steps_passed(self) -> set[str]:
         notes = self.data_dir / "steps-passed"
@@ -186,21 +180,9 @@ def until(condition: Callable[[], Any], what: str, within_s: float = 120.0, paus
 
 
 def read_folder(folder: Path) -> ModelState | None:
-    """What a trainer would restore from a state folder; the folder is left as it is, also beside a running trainer."""
-    copy = folder.with_name(f"copy-{uuid.uuid4().hex[:8]}")
-    copy_folder(folder, copy)
-    store = CheckpointStore(copy, lambda base, _: AlwaysAdmit().state())
-    try:
-        stored = store.load()
-    finally:
-        store.close()
-        shutil.rmtree(copy)
+    """What a trainer would restore from a state folder, which is left as it is."""
+    stored = find_state(folder, lambda base, _: AlwaysAdmit().state())
     return None if stored is None else stored.state
-
-
-def copy_folder(folder: Path, copy: Path) -> None:
-    """Copies a state folder without its lock."""
-    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("lock"))
 
 
 class Stage:

@@ -15,14 +15,14 @@ import redis
 from model_contract.increment import decode
 from model_contract.redis_keys import INCREMENT_FIELD, RedisKeys
 from tests.chaos.asking_client import AskingClient, OneStory, body_of
-from tests.chaos.stage import MortalTrainer, ScenarioResult, Stage, copy_folder, model_page, until
+from tests.chaos.stage import ScenarioResult, Stage, model_page, until
 from tests.chaos.trainer_kills import quantiles
 
-_JOIN_S = 8.0
+TOOK_OVER = "took over"
 
 
 def frozen(folder: Path, brokers: str, redis_url: str, seed: int, frozen_s: float) -> ScenarioResult:
-    """SIGSTOP of a trainer; a successor goes on from a copy of its folder; SIGCONT."""
+    """SIGSTOP of the leader; a standby with a folder of its own takes over; SIGCONT."""
     result = ScenarioResult()
     stage = Stage(folder / "frozen", brokers, redis_url, seed)
     judge = OneStory()
@@ -32,13 +32,13 @@ def frozen(folder: Path, brokers: str, redis_url: str, seed: int, frozen_s: floa
             AskingClient(stage.server.port, [body_of(Stage.instances(0, 0, 5))], judge, pause_s=0.01)
         )
         stage.feed.start(200)
+        successor = stage.another_trainer("successor", standby_of=stage.trainer.state_dir)
+        stack.callback(successor.stop)
+        successor.start()
+        result.expect(successor.stands_by, "the second trainer does not stand by")
         time.sleep(random.Random(f"{seed}/frozen").uniform(0.5, 2.0))
         begin = time.monotonic()
         stage.trainer.freeze()
-        successor = stage.another_trainer("successor")
-        stack.callback(successor.stop)
-        copy_folder(stage.trainer.state_dir, folder / "frozen" / "successor" / "state")
-        successor.start()
         until(lambda: successor.samples() > 0, "the successor learns")
         took_over_s = time.monotonic() - begin
         time.sleep(max(0.0, frozen_s - took_over_s))
@@ -52,7 +52,7 @@ def frozen(folder: Path, brokers: str, redis_url: str, seed: int, frozen_s: floa
         stale = stale_entries(redis_url, stage, marker, epoch)
         result.served_wrong += stale + client.wrong
         result.expect(code not in {None, 0}, f"the frozen trainer ended with {code}: it must give up")
-        result.expect("a later trainer took over" in stage.trainer.log(), "its log does not say why")
+        result.expect(TOOK_OVER in stage.trainer.log(), "its log does not say why")
         stage.finish(result, successor)
         result.expect(client.failed == 0, f"{client.failed} predictions failed: {client.failures[-2:]}")
     result.figures |= {
@@ -60,6 +60,7 @@ def frozen(folder: Path, brokers: str, redis_url: str, seed: int, frozen_s: floa
         "successor_learned_after_s": round(took_over_s, 1),
         "stale_increments_in_redis": stale,
         "answers_that_went_back": client.wrong,
+        "lineages_served": len(judge.lineages),
         "gave_up_after_s": round(ended_s, 1),
         "answers_meanwhile": client.answers,
     }
@@ -88,10 +89,9 @@ def stale_entries(redis_url: str, stage: Stage, behind: int, epoch: int) -> int:
 
 
 def second_worker(folder: Path, brokers: str, redis_url: str, seed: int, joins: int) -> ScenarioResult:
-    """A second worker on the same state folder joins and leaves under load.
+    """A second worker on the same state folder joins and leaves under load, killed or asked to.
 
-    Where a second worker stands by, every second time it is the working one that leaves (killed, or asked to), so that
-    the other takes over and roles change. Where it is turned away, that it changes nothing is what is shown.
+    Every second time it is the one that works which leaves, so that the other takes over and roles change.
     """
     result = ScenarioResult()
     rng = random.Random(f"{seed}/joins")
@@ -108,24 +108,26 @@ def second_worker(folder: Path, brokers: str, redis_url: str, seed: int, joins: 
         other = stage.another_trainer("second", state_dir=working.state_dir)
         stack.callback(other.stop)
         stage.feed.start(200)
-        prepare_unstarted(other)
         for number in range(joins):
-            other.launch()
-            code = other.wait_for_end(rng.uniform(_JOIN_S / 2, _JOIN_S))
-            if code is not None:
-                outcomes[f"turned away with code {code}"] += 1
-                continue
+            if number == 0:
+                other.start()
+            else:
+                other.launch()
+            until(lambda w=other: w.stands_by, "the second worker stands by")
+            time.sleep(rng.uniform(0.0, 2.0))
             leave = rng.choice(["kill", "terminate"])
             if number % 2:
                 outcomes[f"stood by, left by {leave}"] += 1
                 getattr(other, leave)()
+                result.expect(working.running, "the working one went with the standby")
                 continue
             outcomes[f"took over after {leave}"] += 1
+            begin = time.monotonic()
             getattr(working, leave)()
             working, other = other, working
-            took_over_s.append(until(lambda w=working: w.samples() > 0, "the other worker learns", 60))
-        result.expect(working.running, "no worker is left")
-        stage.finish(result, relocated(stage, working))
+            until(lambda w=working: w.samples() > 0, "the other worker learns", 60)
+            took_over_s.append(time.monotonic() - begin)
+        stage.finish(result, working)
         result.served_wrong += client.wrong
         result.expect(len(judge.lineages) == 1, f"lineages served: {judge.lineages}")
         result.expect(client.failed == 0, f"{client.failed} predictions failed: {client.failures[-2:]}")
@@ -137,18 +139,3 @@ def second_worker(folder: Path, brokers: str, redis_url: str, seed: int, joins: 
         "answers_meanwhile": client.answers,
     }
     return result
-
-
-def prepare_unstarted(trainer: MortalTrainer) -> None:
-    """Gives it port, folder and guard by a start and an end."""
-    try:
-        trainer.start_unready()
-    finally:
-        trainer.wait_for_end(0.0)
-        trainer.end()
-
-
-def relocated(stage: Stage, working: MortalTrainer) -> MortalTrainer:
-    """The working trainer, whose state lies in the first one's folder whichever it is."""
-    working.state_folder = stage.trainer.state_dir
-    return working
