@@ -231,7 +231,17 @@ class Stage:
             self.feed.send(400)
             self.server.start()
             self.wait_served()
-            yield self
+            try:
+                yield self
+            except Exception:
+                self.show_logs()
+                raise
+
+    def show_logs(self, size: int = 6000) -> None:
+        """Writes the ends of all logs to the standard error: what a scenario that broke leaves behind."""
+        for path in sorted(self.folder.glob("*/server.log")):
+            sys.stderr.write(f"== {path.parent.name}\n{path.read_text(errors='replace')[-size:]}\n")
+        sys.stderr.flush()
 
     def feed_off(self) -> None:
         self.feed._stopping.set()
@@ -256,7 +266,10 @@ class Stage:
         """Learns the rest, stops the trainer, and compares ledger, disk and server to the last bit."""
         trainer = trainer or self.trainer
         self.feed.stop()
-        self.wait_served(within_s=180)
+        try:
+            self.wait_served(within_s=90)
+        except TimeoutError as error:  # the verdict below says what is missing
+            result.faults.append(str(error))
         trainer.terminate()
         state = read_folder(trainer.state_dir)
         if state is None:
