@@ -87,6 +87,7 @@ class Delivery:
         self._failure: Exception | None = None
         self._own: Manifest
         self._claimed = False
+        self._begun_here = False
         self._base_sequence = 0
         self._published = -1
         self._rebase: threading.Thread | None = None
@@ -114,9 +115,11 @@ class Delivery:
         except RedisUnavailable as error:
             logger.warning("redis is not there yet, increments wait on the disk: %s", error)
             claim = None
-        if claim == "ahead":
+        left = claim == "foreign" and manifest.epoch > 1 and not behind
+        if claim == "ahead" or left:  # numbers behind this state may have been given to other cuts
             manifest = _branched(manifest)
         self._own = manifest
+        self._begun_here = manifest.epoch == 1 or manifest.lineage != state.manifest.lineage
         state = replace(state, manifest=manifest)
         self._store.write_base(state)
         self._base_sequence = manifest.sequence
@@ -220,7 +223,7 @@ class Delivery:
     def _claim_late(self) -> None:
         """Redis was away at the start: what `start` would have done then."""
         claim = self._claim(msgspec.structs.replace(self._own, sequence=self.counts.durable_sequence))
-        if claim == "ahead":
+        if claim == "ahead" or (claim == "foreign" and not self._begun_here):
             message = f"redis holds more of lineage {self._own.lineage} than this trainer: start it again to branch off"
             raise StateError(message)
         if claim != "ok":

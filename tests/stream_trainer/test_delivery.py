@@ -235,3 +235,19 @@ def test_a_start_from_behind_what_was_durable_goes_on_as_a_lineage_of_its_own(si
     assert (stored.state.manifest.lineage, stored.state.manifest.sequence) == (again.manifest.lineage, 2)
     assert stored.skipped == ("base-000000000001.npz",)
     assert not stored.behind
+
+
+def test_a_lineage_that_was_left_is_not_gone_on_with(site: Site) -> None:
+    delivery, begun = site.start()
+    delivery.offer(delta(1, begun))
+    delivery.close()
+    site.release()
+    publisher = Publisher(site.url, site.model, kept_bases=2, stream_increments=100)
+    publisher.replace_base("bbbb", 9, 1, begun.manifest.fingerprint, b"another trainer's", take_over=True)
+    publisher.close()
+
+    second, again = site.start()
+    second.close()
+    assert again.manifest.lineage not in {"aaaa", "bbbb"}
+    assert again.manifest.origin == ("aaaa", 1)
+    assert site.head()["lineage"] == again.manifest.lineage
