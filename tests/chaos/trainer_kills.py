@@ -13,7 +13,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from stream_trainer.publisher import Publisher
+from stream_trainer.model_state import Manifest
+from stream_trainer.publisher import Head, Publisher
 from tests.chaos.asking_client import AskingClient, OneStory, body_of
 from tests.chaos.sample_ledger import Verdict
 from tests.chaos.stage import ScenarioResult, Stage, read_folder, until
@@ -113,10 +114,15 @@ class Lane(threading.Thread):
         publisher = Publisher(self.stage.redis, self.stage.schema.name, kept_bases=2, stream_increments=600)
         head = publisher.head()
         publisher.close()
-        manifest = state.manifest
-        if head is not None and head.lineage == manifest.lineage and head.sequence > manifest.sequence:
-            reason = f"redis is at {head.sequence}, the disk at {manifest.sequence}"
-            self.result.verdict += Verdict(mixed=1, reasons=(reason,))
+        if head is not None:
+            self.result.verdict += compared_with_head(state.manifest, head)
+
+
+def compared_with_head(manifest: Manifest, head: Head) -> Verdict:
+    """Nothing may be public that is not on the disk."""
+    if head.lineage != manifest.lineage or head.sequence <= manifest.sequence:
+        return Verdict()
+    return Verdict(mixed=1, reasons=(f"redis is at {head.sequence}, the disk at {manifest.sequence}",))
 
 
 def kills_of(count: int, steps: list[str], rng: random.Random) -> list[str]:

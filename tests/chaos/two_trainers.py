@@ -43,13 +43,13 @@ def frozen(folder: Path, brokers: str, redis_url: str, seed: int, frozen_s: floa
         took_over_s = time.monotonic() - begin
         time.sleep(max(0.0, frozen_s - took_over_s))
         epoch = int(model_page(stage.server.url)["epoch"])
-        marker = newest_sequence(redis_url, stage)
+        marker = newest_sequence(redis_url, stage.schema.name)
         stage.trainer.thaw()
         thawed = time.monotonic()
         code = stage.trainer.wait_for_end(30)
         ended_s = time.monotonic() - thawed
         time.sleep(1.0)
-        stale = stale_entries(redis_url, stage, marker, epoch)
+        stale = stale_entries(redis_url, stage.schema.name, marker, epoch)
         result.served_wrong += stale + client.wrong
         result.expect(code not in {None, 0}, f"the frozen trainer ended with {code}: it must give up")
         result.expect(TOOK_OVER in stage.trainer.log(), "its log does not say why")
@@ -67,18 +67,18 @@ def frozen(folder: Path, brokers: str, redis_url: str, seed: int, frozen_s: floa
     return result
 
 
-def newest_sequence(redis_url: str, stage: Stage) -> int:
+def newest_sequence(redis_url: str, model: str) -> int:
     client = redis.Redis.from_url(redis_url)
     try:
-        return int(cast("bytes", client.hget(RedisKeys(stage.schema.name).head, "sequence")))
+        return int(cast("bytes", client.hget(RedisKeys(model).head, "sequence")))
     finally:
         client.close()
 
 
-def stale_entries(redis_url: str, stage: Stage, behind: int, epoch: int) -> int:
+def stale_entries(redis_url: str, model: str, behind: int, epoch: int) -> int:
     """Increments behind a sequence that an earlier epoch made."""
     client = redis.Redis.from_url(redis_url)
-    keys = RedisKeys(stage.schema.name)
+    keys = RedisKeys(model)
     try:
         lineage = cast("bytes", client.hget(keys.head, "lineage")).decode()
         entries = client.xrange(keys.increments(lineage), f"{behind + 1}-0", "+")
