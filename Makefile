@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench up down clean
+.PHONY: help install demo test check bench chaos chaos-full up down clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Install everything into .venv, exact versions from constraints.txt
 
@@ -31,6 +31,12 @@ check: $(STAMP) ## Format, lint, types, layers
 
 bench: $(STAMP) ## Run every benchmark in its quick form
 	@for name in table resize checkpoint train recipe ingest increment serving dimensions shifting_slot search_cost gate_band; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
+
+chaos: $(STAMP) ## Kill, freeze, corrupt and empty everything for at most 15 minutes; JSON as the last line
+	$(BIN)/python -m tests.chaos $(ARGS)
+
+chaos-full: $(STAMP) ## The same at full lengths, without a limit of time
+	$(BIN)/python -m tests.chaos --scale full $(ARGS)
 
 up: ## The same loop in containers: Kafka, Redis, trainer, server
 	docker compose up --build

@@ -118,6 +118,7 @@ class BulkConsumer(Consumer):
                 raise TransportError(message) from error
             self._next = goal
             self._rewind.clear()
+            self._seeks += 1  # a fetch that began before the client was moved, but after this began, is stale too
             _log.info("reading on at %s", {f"{p.topic}/{p.partition}": at for p, at in sorted(self._next.items())})
 
     async def _begin_of(self, gained: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
@@ -168,6 +169,8 @@ class BulkConsumer(Consumer):
         async with self._delivery:
             expected = self._next.get(partition)
             if self._closing or not self.flow_active or seeks != self._seeks or expected is None:
+                return False
+            if partition in self._rewind:  # what came before this was thrown away and is not fetched again yet
                 return False
             batch = self._from(expected, batch_of(partition, records, self._content_types))
             if batch is None:

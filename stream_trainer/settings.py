@@ -136,5 +136,5 @@ class TrainerSettings:
 
     metrics_host: str = setting("127.0.0.1", "address of the Prometheus page")
     metrics_port: int = setting(9108, "port of the Prometheus page; 0 turns it off", minimum=0, maximum=65_535)
-    watchdog_s: float = setting(30.0, "seconds of standing still under lag after which the process exits", minimum=1)
+    watchdog_s: float = setting(20.0, "seconds of standing still under lag after which the process exits", minimum=1)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = setting("INFO", "least severe message logged")

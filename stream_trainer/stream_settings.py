@@ -43,7 +43,7 @@ class StreamSettings:
     largest_letter_bytes: int = 16 << 20
     session_timeout_s: float = 6.0
     connect_timeout_s: float = 60.0
-    watchdog_s: float = 30.0
+    watchdog_s: float = 20.0
     drain_timeout_s: float = 120.0
 
     @property

@@ -170,6 +170,101 @@ def test_what_the_topic_no_longer_has_is_skipped_and_what_it_never_had_is_an_err
     run(story)
 
 
+class Client:
+    """Stands for the client library: a position, which fetching moves, and a log that never ends."""
+
+    def __init__(self) -> None:
+        self.position = 0
+
+    def fetch(self, count: int) -> dict[TopicPartition, list[ConsumerRecord]]:
+        first, self.position = self.position, self.position + count
+        return {
+            HERE: [
+                ConsumerRecord("samples", 0, n, n, 0, None, b"v", None, -1, 1, ()) for n in range(first, first + count)
+            ]
+        }
+
+
+class Scripted(Unconnected):
+    """Runs the fetch loop: each fetch is a coroutine that does what happens meanwhile and returns what came."""
+
+    def __init__(self, sink: Sink) -> None:
+        super().__init__(sink)
+        self.client = Client()
+        self.fetches: list[Callable[[], Coroutine[None, None, dict[TopicPartition, list[ConsumerRecord]]]]] = []
+        self._thread = self  # type: ignore[assignment]
+
+    async def call_thread(self, function: object, partition: TopicPartition, offset: int) -> None:
+        self.client.position = offset
+
+    async def seek_wait(self, partitions: Mapping[TopicPartition, int]) -> None:
+        self.client.position = partitions[HERE]
+
+    async def _wait_next_records(self, timeout: float) -> tuple[dict[TopicPartition, list[ConsumerRecord]], None]:
+        return await self.fetches.pop(0)(), None
+
+    async def loop(self) -> None:
+        fetcher = type("Fetcher", (), {"should_stop": property(lambda _: not self.fetches)})()
+        await self._drain_messages(fetcher)
+
+    should_stop = False
+
+
+def test_what_was_fetched_between_the_seek_and_the_resumed_flow_is_fetched_again() -> None:
+    """The fetch that was under way at a rebalance may end after the seek and before the flow resumes: it is thrown
+    away, the client has moved on, and the next fetch must not be taken for what comes next."""
+
+    async def story() -> None:
+        sink = Sink()
+        consumer = Scripted(sink)
+        await consumer.perform_seek()
+
+        async def rebalanced_meanwhile() -> dict[TopicPartition, list[ConsumerRecord]]:
+            consumer.stop_flow()
+            await consumer.perform_seek()
+            return consumer.client.fetch(2)
+
+        async def resumed_meanwhile() -> dict[TopicPartition, list[ConsumerRecord]]:
+            consumer.flow_active = True
+            return consumer.client.fetch(2)
+
+        async def plain() -> dict[TopicPartition, list[ConsumerRecord]]:
+            return consumer.client.fetch(2)
+
+        consumer.fetches = [plain, rebalanced_meanwhile, resumed_meanwhile, plain, plain]
+        await consumer.loop()
+        assert sink.taken == [0, 1, 2, 3, 4, 5]
+
+    run(story)
+
+
+def test_a_fetch_that_began_while_a_seek_was_under_way_is_thrown_away() -> None:
+    async def story() -> None:
+        sink = Sink()
+        consumer = Scripted(sink)
+        await consumer.perform_seek()
+        consumer.client.position = 2  # two records were fetched and thrown away
+
+        async def plain() -> dict[TopicPartition, list[ConsumerRecord]]:
+            return consumer.client.fetch(2)
+
+        async def just_before_the_seek(partitions: Mapping[TopicPartition, int]) -> None:
+            seeks, fetched = consumer._seeks, consumer.client.fetch(2)[HERE]
+            late.append(asyncio.create_task(consumer._deliver(HERE, fetched, seeks)))
+            await asyncio.sleep(0)
+            consumer.client.position = partitions[HERE]
+
+        late: list[asyncio.Task[bool]] = []
+        consumer.seek_wait = just_before_the_seek  # type: ignore[method-assign]
+        await consumer.perform_seek()
+        assert not await late[0]
+        consumer.fetches = [plain, plain]
+        await consumer.loop()
+        assert sink.taken == [0, 1, 2, 3]
+
+    run(story)
+
+
 def test_the_pinned_versions_are_installed() -> None:
     """The private names below were read in these versions; another one needs another look."""
     assert importlib.metadata.version("faust-streaming") == "0.15.3"
