@@ -150,6 +150,25 @@ def test_bytes_follow_the_slabs_and_their_limit_holds() -> None:
     assert arena.release_slabs() == []
 
 
+def test_the_views_tell_whether_all_rows_are_plain() -> None:
+    arena = PackedArena(4, 4 << 20)
+    values = np.arange(40, dtype=np.float32).reshape(10, 4)
+    packed = CODECS["fp32"].encode(values)
+    plain = arena.define_store(_columns(4), CODECS["fp32"], NOTHING)
+    handles = arena.allocate(plain, 10)
+    arena.write(plain, handles, np.arange(1, 11, dtype=np.uint64), packed.data)
+    found = np.append(handles, np.uint32(ABSENT))
+    expected = np.append(values, np.zeros((1, 4), np.float32), axis=0)
+    assert arena.views().plain
+    np.testing.assert_array_equal(_read(arena, found), expected)
+    for columns, codec in ((_columns(4), CODECS["fp16"]), (_columns(3), CODECS["fp32"])):
+        other = arena.define_store(columns, codec, NOTHING)
+        assert not arena.views().plain
+        np.testing.assert_array_equal(_read(arena, found), expected)
+        arena.retire_store(other)
+        assert arena.views().plain
+
+
 def test_stores_that_come_and_go_leave_nothing_behind() -> None:
     arena = PackedArena(4, 4 << 20)
     codec = CODECS["int8_minmax_coded"]
