@@ -5,7 +5,7 @@ changed by the table. A search takes three stages, each on samples just before t
 and none is judged that the model has seen: a window for evidence, a plan, a window to judge it by.
 
 Invariant: columns change only in `keep`, which runs where no batch is prepared; a call of it moves few enough rows to
-stay short. What is not decided yet when the process ends is searched for anew.
+stay short. A search under way is part of the state, so that a restored trainer ends it as this one would.
 """
 
 import logging
@@ -30,6 +30,14 @@ from model_contract.schema import ModelSchema
 from stream_trainer.errors import StateError
 from stream_trainer.prepared_batch import PreparedBatch
 from stream_trainer.saliency_pass import LookedUp, SaliencyPass
+from stream_trainer.search_progress import (
+    Judged,
+    SearchProgress,
+    evidence_arrays,
+    evidence_of,
+    progress_arrays,
+    progress_of,
+)
 from stream_trainer.stream_heat import StreamHeat
 from stream_trainer.train_step import TrainStep
 
@@ -41,7 +49,6 @@ SLICE_ROWS = 20_000
 _SMALLEST_WINDOW = 512
 SPECTRUM_EVERY = 4
 _LOW_MARK = 0.99  # of the budget: giving up rows looks at all of them, so it must not be due after every batch
-_REMEMBERED = ("rows", "counts", "spectrum", "squared")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +143,7 @@ class DimensionKeeper:
         self._sums = self._new_sums()
         self._plan: DimensionPlan | None = None
         self._found: BlockEvidence | None = None
-        self._judged = _Judged()
+        self._judged = Judged()
         self._accepted: DimensionPlan | None = None
         self._cursor = 0
         self._heat = StreamHeat(rules.heat, rules.half_life_samples)
@@ -232,8 +239,10 @@ class DimensionKeeper:
             ),
             "marks": self._heat.state(),
         }
-        if self._remembered is not None:
-            arrays |= {name: getattr(self._remembered, name).copy() for name in _REMEMBERED}
+        arrays |= evidence_arrays(self._remembered, "remembered_") | progress_arrays(self._progress())
+        if self._trigger is not None:
+            arrays |= {f"window_{name}": values for name, values in self._sums.state().items()}
+            arrays |= evidence_arrays(self._found, "found_")
         sums = self._table.saliency()
         arrays |= {"running_first": sums.first, "running_squared": sums.squared}
         arrays["running_updates"] = np.array([sums.updates])
@@ -271,18 +280,31 @@ class DimensionKeeper:
         progress = arrays["progress"].tolist()
         self._last_search, self._last_search_s, done, self.searches, self.refused, fitted = progress
         self._done, self.fitted = bool(done), bool(fitted)
-        if "spectrum" in arrays:
-            zero = np.zeros(arrays["rows"].shape)
-            self._remembered = BlockEvidence(
-                active=arrays["active"].astype(bool),
-                rows=arrays["rows"],
-                counts=arrays["counts"],
-                lookups=zero,
-                first=np.zeros_like(arrays["spectrum"]),
-                squared=arrays["squared"],
-                magnitude=np.zeros_like(arrays["spectrum"]),
-                spectrum=arrays["spectrum"],
-            )
+        self._remembered = evidence_of(arrays, "remembered_")
+        self._go_on_searching(arrays)
+
+    def _progress(self) -> SearchProgress:
+        return SearchProgress(
+            mode=self._mode,
+            asked=self._asked,
+            trigger=self._trigger,
+            window=self._window,
+            plan=self._plan,
+            judged=self._judged,
+            accepted=self._accepted,
+        )
+
+    def _go_on_searching(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        progress = progress_of(arrays)
+        if progress is None:
+            return
+        self._mode, self._asked, self._trigger = progress.mode, progress.asked, progress.trigger
+        self._window, self._plan, self._judged = progress.window, progress.plan, progress.judged
+        self._accepted = progress.accepted
+        self._found = evidence_of(arrays, "found_")
+        if self._trigger is not None:
+            self._sums = self._new_sums()
+            self._sums.restore({name: arrays[f"window_{name}"] for name in self._sums.state()})
 
     def resume(self) -> None:
         """After rows were restored: a resize that was under way goes on, missing rows are in the hottest band."""
@@ -359,7 +381,7 @@ class DimensionKeeper:
             created_ms=now_s * 1000,
             samples_trained=samples,
         )
-        self._judged = _Judged()
+        self._judged = Judged()
         if not self._plan.changed:
             self._end(Verdict(decision=self._consent, reason="no column changes"))
 
@@ -425,7 +447,7 @@ class DimensionKeeper:
         excess += int((1 - _LOW_MARK) * self.rules.max_bytes)
         rows = self._table.live_rows()
         costs = COLUMN_BYTES * self._widths()[rows.slots, rows.bands] + ROW_STATE_BYTES
-        coldest = np.argsort(self._heat.heat(rows.counts, rows.last_seen_s, now_s), kind="stable")
+        coldest = np.lexsort((rows.ids, self._heat.heat(rows.counts, rows.last_seen_s, now_s)))
         enough = int(np.searchsorted(np.cumsum(costs[coldest]), excess)) + 1
         return int(self._table.erase(rows.handles[coldest[:enough]]).size)
 
@@ -445,13 +467,3 @@ class DimensionKeeper:
 def _column_lists(active: NDArray[np.bool_]) -> list[NDArray[np.uint16]]:
     """Columns u16 (d,) of each block, from bool (F, K, D)."""
     return [np.flatnonzero(columns).astype(np.uint16) for columns in active.reshape(-1, active.shape[2])]
-
-
-@dataclass(slots=True)
-class _Judged:
-    """Sums over held-back samples."""
-
-    samples: int = 0
-    weight: float = 0.0
-    before: float = 0.0
-    after: float = 0.0
