@@ -7,6 +7,7 @@ ones on the columns, dL/dalpha = sum e g).
 Invariant: columns that a block does not have score 0; all arrays are of one shape (F slots, K bands, D columns).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -76,6 +77,9 @@ class BlockEvidence:
     def widths(self) -> NDArray[np.int64]:
         """Columns that each block has now, i64 (F, K)."""
         return np.asarray(self.active.sum(axis=2), np.int64)
+
+
+_SUMS = ("lookups", "first", "squared", "magnitude", "sizes", "values", "slopes")
 
 
 @fast_kernel
@@ -163,6 +167,17 @@ class WindowSums:
             share = here.size / some.size
             self._values[block] += share * (e.T @ e)
             self._slopes[block] += share * (g.T @ g)
+
+    def state(self) -> dict[str, NDArray[np.generic]]:
+        """Copies of all sums, by name."""
+        arrays: dict[str, NDArray[np.generic]] = {name: getattr(self, f"_{name}").copy() for name in _SUMS}
+        return {**arrays, "samples": np.array(self.samples, np.int64)}
+
+    def restore(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+        """Takes back what `state` returned, of the same F, K and D."""
+        for name in _SUMS:
+            getattr(self, f"_{name}")[...] = arrays[name]
+        self.samples = int(arrays["samples"])
 
     def evidence(self, active: NDArray[np.bool_], rows: NDArray[np.int64], counts: Floats) -> BlockEvidence:
         """The evidence of what was added.

@@ -15,6 +15,7 @@ the moment of its growth, the index's old entries aside. Each slot's missing row
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from threading import RLock
 
 import numpy as np
@@ -424,9 +425,10 @@ class EmbeddingTable:
         return values
 
     def live_rows(self) -> LiveRows:
-        """Statistics of all rows but the missing ones."""
+        """Statistics and ids of all rows but the missing ones."""
         with self._lock:
-            return row_statistics(self.views(), self._live_handles(), self.bands, self.missing_handles)
+            rows = row_statistics(self.views(), self._live_handles(), self.bands, self.missing_handles)
+            return replace(rows, ids=self._arena.read(rows.handles, 0)[0])
 
     def changed_rows(self) -> LiveRows:
         """Statistics of the rows that the next changes will hold, but for the missing ones; at a cut."""

@@ -3,7 +3,7 @@
 Knows no memory layout. Invariant: all arrays are copies; nothing here changes when the table does.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,8 @@ class LiveRows:
         bands: i32 (N,), popularity bands.
         counts: f32 (N,), decayed number of lookups.
         last_seen_s: u32 (N,), seconds since epoch.
+        ids: u64 (N,), empty where they were not asked for. They decide between equals: where a row lies in memory
+            differs between a trainer that never stopped and one that was restored.
     """
 
     handles: NDArray[np.uint32]
@@ -72,6 +74,7 @@ class LiveRows:
     bands: NDArray[np.int32]
     counts: NDArray[np.float32]
     last_seen_s: NDArray[np.uint32]
+    ids: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,4 +36,4 @@ class AgeEviction:
         expired = np.flatnonzero(ages > self.max_age_s)
         if len(expired) >= needed_rows:
             return rows.handles[expired]
-        return rows.handles[lowest_rows(rows.last_seen_s, rows.counts, needed_rows)]
+        return rows.handles[lowest_rows(rows.last_seen_s, rows.counts, needed_rows, rows.ids)]

@@ -42,8 +42,10 @@ def ages_s(rows: LiveRows, now_s: int) -> NDArray[np.int64]:
     return now_s - rows.last_seen_s.astype(np.int64)
 
 
-def lowest_rows(keys: NDArray[np.generic], ties: NDArray[np.generic], wanted: int) -> NDArray[np.int64]:
-    """Places of the `wanted` lowest keys, in rising order; among equal keys the lowest ties, then the first places.
+def lowest_rows(
+    keys: NDArray[np.generic], ties: NDArray[np.generic], wanted: int, ids: NDArray[np.uint64] | None = None
+) -> NDArray[np.int64]:
+    """Places of the `wanted` lowest keys, in rising order; among equal keys the lowest ties, then the lowest ids.
 
     Linear in N: one partition finds the key at the border, a second one settles the rows that have just that key.
 
@@ -51,6 +53,7 @@ def lowest_rows(keys: NDArray[np.generic], ties: NDArray[np.generic], wanted: in
         keys: (N,), no NaN.
         ties: (N,), no NaN.
         wanted: 0 to N.
+        ids: u64 (N,); without any the first places go instead.
     """
     n = len(keys)
     if wanted <= 0:
@@ -66,6 +69,8 @@ def lowest_rows(keys: NDArray[np.generic], ties: NDArray[np.generic], wanted: in
         tie_border = np.partition(tied, missing - 1)[missing - 1]
         below = at_border[tied < tie_border]
         level = at_border[tied == tie_border]
+        if ids is not None and len(ids):
+            level = level[np.argsort(ids[level])]
         at_border = np.concatenate((below, level[: missing - len(below)]))
     chosen[at_border] = True
     return np.flatnonzero(chosen)

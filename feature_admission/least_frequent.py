@@ -37,4 +37,4 @@ class LeastFrequentEviction:
             expired = ages_s(rows, now_s) > self.max_age_s
             counts = np.where(expired, np.float32(-1.0), counts)
             needed_rows = max(needed_rows, int(np.count_nonzero(expired)))
-        return rows.handles[lowest_rows(counts, rows.last_seen_s, needed_rows)]
+        return rows.handles[lowest_rows(counts, rows.last_seen_s, needed_rows, rows.ids)]

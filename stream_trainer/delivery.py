@@ -343,5 +343,6 @@ class Delivery:
             # The live state is sound: the next start replays what a broken file held; a later base heals the folder.
             logger.error("the base could not be made: %s", error)
             self._base_sequence = self.counts.durable_sequence
+            self._store.delta_bytes = 0  # not again with the next cut, only when as much has gathered once more
         except Exception as error:  # noqa: BLE001  as in `_run`
             self._fail(error)

@@ -6,7 +6,7 @@ and none is judged that the model has seen: a window for evidence, a plan, a win
 more than the tolerance at once, the next search goes half of the way, so that training can make up for each step.
 
 Invariant: columns change only in `keep`, which runs where no batch is prepared; a call of it moves few enough rows to
-stay short. What is not decided yet when the process ends is searched for anew.
+stay short. A search under way is part of the state, so that a restored trainer ends it as this one would.
 """
 
 import logging
@@ -28,10 +28,19 @@ from dimension_search.principal import PrincipalPlanner
 from dimension_search.search_request import COMMAND_TRIGGER
 from embedding_table.saliency_sums import SaliencySums
 from embedding_table.table import EmbeddingTable, LiveRows, RowsOfBlock
+from feature_admission.eviction import lowest_rows
 from model_contract.schema import ModelSchema
 from stream_trainer.errors import StateError
 from stream_trainer.prepared_batch import PreparedBatch
 from stream_trainer.saliency_pass import LookedUp, SaliencyPass
+from stream_trainer.search_progress import (
+    Judged,
+    SearchProgress,
+    evidence_arrays,
+    evidence_of,
+    progress_arrays,
+    progress_of,
+)
 from stream_trainer.stream_heat import StreamHeat
 from stream_trainer.train_step import TrainStep
 
@@ -42,7 +51,6 @@ logger = logging.getLogger(__name__)
 SLICE_ROWS = 20_000
 _SMALLEST_WINDOW = 512
 _LOW_MARK = 0.99  # of the budget: giving up rows looks at all of them, so it must not be due after every batch
-_REMEMBERED = ("active", "rows", "counts", "spectrum", "squared", "signal")
 
 
 def spectrum_every(dim: int) -> int:
@@ -64,8 +72,6 @@ class DimensionRules:
         max_bytes: of all rows' columns and optimizer state; 0 for no limit in bytes.
         max_share: of what all rows would take at the full width.
         headroom: share of the budget that plans leave free for rows to come.
-        start_width: columns of all rows before the first search, 0 for D: what a young table learns in columns that it
-            will not keep is lost, and wide rows learn less from their first samples than narrow ones.
         floor: columns that a slot's hottest band keeps.
         steps: allowed widths, empty for any.
         drop_cold: whether colder bands may be given up; see `DimensionBudget`.
@@ -90,7 +96,6 @@ class DimensionRules:
     max_bytes: int = 0
     max_share: float = 1.0
     headroom: float = 0.05
-    start_width: int = 0
     floor: int = 1
     steps: tuple[int, ...] = ()
     drop_cold: bool = True
@@ -148,7 +153,7 @@ class DimensionKeeper:
         self._sums = self._new_sums()
         self._plan: DimensionPlan | None = None
         self._found: BlockEvidence | None = None
-        self._judged = _Judged()
+        self._judged = Judged()
         self._aim_bytes = 0
         self._accepted: DimensionPlan | None = None
         self._cursor = 0
@@ -157,11 +162,6 @@ class DimensionKeeper:
         self._restored: NDArray[np.bool_] | None = None
         self.fitted = False
         table.set_birth_bands(np.full(table.slots, rules.heat.birth_band, np.int32))
-        if 0 < rules.start_width < table.dim:
-            narrow = np.arange(rules.start_width, dtype=np.uint16)
-            table.begin_resize([narrow] * (table.slots * table.bands))
-            while table.resize_some(SLICE_ROWS):
-                pass
         self.resume()
 
     @property
@@ -254,8 +254,10 @@ class DimensionKeeper:
             ),
             "marks": self._heat.state(),
         }
-        if self._remembered is not None:
-            arrays |= {"known_" + name: getattr(self._remembered, name).copy() for name in _REMEMBERED}
+        arrays |= evidence_arrays(self._remembered, "remembered_") | progress_arrays(self._progress())
+        if self._trigger is not None:
+            arrays |= {f"window_{name}": values for name, values in self._sums.state().items()}
+            arrays |= evidence_arrays(self._found, "found_")
         sums = self._table.saliency()
         arrays |= {"running_first": sums.first, "running_squared": sums.squared}
         arrays["running_updates"] = np.array([sums.updates])
@@ -293,12 +295,31 @@ class DimensionKeeper:
         progress = arrays["progress"].tolist()
         self._last_search, self._last_search_s, done, self.searches, self.refused, fitted, self._aim_bytes = progress
         self._done, self.fitted = bool(done), bool(fitted)
-        if "known_spectrum" in arrays:
-            known = {name: arrays["known_" + name] for name in _REMEMBERED}
-            shape = known["spectrum"].shape
-            self._remembered = BlockEvidence(
-                **known, lookups=np.zeros(shape[:2]), first=np.zeros(shape), magnitude=np.zeros(shape)
-            )
+        self._remembered = evidence_of(arrays, "remembered_")
+        self._go_on_searching(arrays)
+
+    def _progress(self) -> SearchProgress:
+        return SearchProgress(
+            mode=self._mode,
+            asked=self._asked,
+            trigger=self._trigger,
+            window=self._window,
+            plan=self._plan,
+            judged=self._judged,
+            accepted=self._accepted,
+        )
+
+    def _go_on_searching(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        progress = progress_of(arrays)
+        if progress is None:
+            return
+        self._mode, self._asked, self._trigger = progress.mode, progress.asked, progress.trigger
+        self._window, self._plan, self._judged = progress.window, progress.plan, progress.judged
+        self._accepted = progress.accepted
+        self._found = evidence_of(arrays, "found_")
+        if self._trigger is not None:
+            self._sums = self._new_sums()
+            self._sums.restore({name: arrays[f"window_{name}"] for name in self._sums.state()})
 
     def resume(self) -> None:
         """After rows were restored: a resize that was under way goes on, missing rows are in the hottest band."""
@@ -375,7 +396,7 @@ class DimensionKeeper:
             created_ms=now_s * 1000,
             samples_trained=samples,
         )
-        self._judged = _Judged()
+        self._judged = Judged()
         if not self._plan.changed:
             self._end(Verdict(decision=self._consent, reason="no column changes"))
 
@@ -447,8 +468,8 @@ class DimensionKeeper:
         costs = COLUMN_BYTES * self._widths()[rows.slots, rows.bands] + ROW_STATE_BYTES
         heat = self._heat.heat(rows.counts, rows.last_seen_s, now_s)
         most = min(-(-excess // ROW_STATE_BYTES), rows.handles.size)
-        coldest = np.argpartition(heat, most - 1)[:most] if most < rows.handles.size else np.arange(most)
-        coldest = coldest[np.lexsort((rows.handles[coldest], heat[coldest]))]
+        coldest = lowest_rows(heat, heat, most, rows.ids)
+        coldest = coldest[np.lexsort((rows.ids[coldest], heat[coldest]))]
         enough = int(np.searchsorted(np.cumsum(costs[coldest]), excess)) + 1
         return int(self._table.erase(rows.handles[coldest[:enough]]).size)
 
@@ -468,13 +489,3 @@ class DimensionKeeper:
 def _column_lists(active: NDArray[np.bool_]) -> list[NDArray[np.uint16]]:
     """Columns u16 (d,) of each block, from bool (F, K, D)."""
     return [np.flatnonzero(columns).astype(np.uint16) for columns in active.reshape(-1, active.shape[2])]
-
-
-@dataclass(slots=True)
-class _Judged:
-    """Sums over held-back samples."""
-
-    samples: int = 0
-    weight: float = 0.0
-    before: float = 0.0
-    after: float = 0.0

@@ -217,10 +217,11 @@ class Learner:
         self.step.restore(_below("step/", state.arrays))
         self.preparation.moments.restore(_below("moments/", state.arrays))
         self.metrics.restore(_below("metrics/", state.arrays))
-        samples, evicted, refused, last_decay_s = state.arrays["counts"].tolist()
+        samples, evicted, refused, last_decay_s, *newer = state.arrays["counts"].tolist()
         self.counts = LearnerCounts(samples, evicted)
         self.preparation.refused = refused
         self._last_decay_s = last_decay_s
+        self._last_sweep_s = newer[0] if newer else 0
 
     def merge_admission(self, base: Arrays, pages: Sequence[tuple[StatePages, ...]]) -> Arrays:
         """Applies pages in order to a complete admission state; leaves this learner's own policy alone."""
@@ -236,7 +237,8 @@ class Learner:
         return self.table.bytes_used + self.admission.memory_bytes
 
     def _arrays(self) -> Arrays:
-        counts = (self.counts.samples, self.counts.evicted_rows, self.preparation.refused, self._last_decay_s)
+        seconds = (self._last_decay_s, self._last_sweep_s)
+        counts = (self.counts.samples, self.counts.evicted_rows, self.preparation.refused, *seconds)
         moments = self.preparation.moments.moments()
         return {
             "counts": np.array(counts, np.int64),

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from stream_trainer.checkpoint_store import CheckpointStore
 from stream_trainer.errors import CheckpointError, StateFolderInUse
-from tests.stream_trainer.states import assert_equal_states, block, merge_pages, state
+from stream_trainer.state_chain import is_newer
+from tests.stream_trainer.states import assert_equal_states, block, merge_pages, state, with_manifest
 
 
 class Killed(BaseException):
@@ -134,3 +136,49 @@ def test_a_kill_at_any_step_leaves_the_state_before_or_after(tmp_path: Path, ste
     assert stored.state.rows.blocks[0].values[2, 0] == (33.0 if kind == "delta" and durable else 0.0)
     assert np.array_equal(stored.state.rows.blocks[0].ids, [1, 2, 3])
     assert not list(tmp_path.glob("*.unfinished"))
+
+
+def test_a_standby_goes_on_from_the_newer_of_two_folders(tmp_path: Path) -> None:
+    own, other = tmp_path / "own", tmp_path / "other"
+    written(own, 2)
+    written(other, 4)
+    keeper = store(own)
+    fingerprint = state(0, []).manifest.fingerprint
+    stored = keeper.load_newest(other, "aaaa", fingerprint)
+    assert stored.state.manifest.sequence == 4
+    assert sorted(path.name for path in own.glob("*.npz")) == []  # what was there steps aside, for a person to look at
+    assert len(list(own.glob("*.replaced"))) == 3
+    keeper.write_base(with_manifest(stored.state, epoch=2))
+    keeper.write_delta(with_manifest(state(5, [block(0, [5], 5.0)]), epoch=2))
+
+    again = keeper.load_newest(other, "aaaa", fingerprint)
+    assert (again.state.manifest.epoch, again.state.manifest.sequence) == (2, 5)
+    assert keeper.load_newest(tmp_path / "absent", "aaaa", fingerprint).state.manifest.sequence == 5
+    keeper.close()
+    assert len(list(other.glob("*.npz"))) == 5  # read, never written
+
+
+@pytest.mark.parametrize(
+    ("found", "known", "head", "newer"),
+    [
+        ({"epoch": 3, "sequence": 5}, {"epoch": 2, "sequence": 9}, "aaaa", True),
+        ({"epoch": 2, "sequence": 9}, {"epoch": 2, "sequence": 9}, "aaaa", False),
+        ({"lineage": "bbbb", "created_ms": 1}, {"created_ms": 2}, "bbbb", True),
+        ({"lineage": "bbbb", "created_ms": 3}, {"created_ms": 2}, "aaaa", False),
+        ({"lineage": "bbbb", "created_ms": 3}, {"created_ms": 2}, "", True),
+    ],
+)
+def test_which_of_two_states_is_newer(found: dict, known: dict, head: str, newer: bool) -> None:
+    manifest = state(0, []).manifest
+    assert (
+        is_newer(msgspec.structs.replace(manifest, **found), msgspec.structs.replace(manifest, **known), head) is newer
+    )
+
+
+def test_a_folder_keeps_its_name(tmp_path: Path) -> None:
+    names = []
+    for folder in (tmp_path / "a", tmp_path / "a", tmp_path / "b"):
+        keeper = store(folder)
+        names.append(keeper.home)
+        keeper.close()
+    assert names[0] == names[1] != names[2]

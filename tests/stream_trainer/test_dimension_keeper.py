@@ -494,7 +494,7 @@ def test_restored_from_base_and_deltas_it_goes_on_bit_equal(seed: int) -> None:
         run.learn(1, ids=400)
         if generator.random() < 0.4:
             cuts.take()
-    while run.keeper._trigger is not None or run.model.table.resizing:  # a search under way is done anew: see below
+    while run.model.table.resizing:
         run.learn(1, ids=400)
     cuts.take()
 
@@ -545,19 +545,29 @@ def test_restored_in_the_midst_of_a_resize_it_predicts_the_same_and_goes_on(widt
     assert run.widths() == other.widths() == [widths[1]] * (SLOTS * 3)
 
 
-def test_a_search_that_a_restart_cuts_short_is_done_anew() -> None:
-    rules = searching(Chosen(5), search_every_samples=1 << 40)
+@pytest.mark.parametrize("stage", ["evidence", "judgement", "accepted"])
+@pytest.mark.parametrize("planner", ["chosen", "pruning by sums"])
+def test_a_search_under_way_is_ended_by_the_restored_as_by_the_one_that_never_stopped(stage: str, planner: str) -> None:
+    method = Chosen(5) if planner == "chosen" else ColumnPruning("first")
+    rules = searching(method, max_share=0.5, search_every_samples=1 << 40)
     run = Run(rules)
     cuts = Cuts(run)
-    while run.keeper._plan is None:
-        run.learn(1)
+    reached = {
+        "evidence": lambda: run.keeper._trigger is not None,
+        "judgement": lambda: run.keeper._plan is not None,
+        "accepted": lambda: run.keeper._accepted is not None,
+    }
+    while not reached[stage]():
+        run.learn(1, tidy=False)
     cuts.take()
 
     other = cuts.restored(rules)
-    assert other.keeper.searches == 0
-    other.learn(4)
-    assert len(other.plans) == 1
-    assert other.widths() == [5] * (SLOTS * 3)
+    assert reached[stage]()
+    assert (other.keeper._trigger, other.keeper._window) == (run.keeper._trigger, run.keeper._window)
+    together(run, other, 6)
+    assert run.keeper.searches == other.keeper.searches >= 1
+    assert run.widths() == other.widths()
+    assert run.keeper.last_plan == other.keeper.last_plan or stage == "accepted"
 
 
 def test_a_state_without_searches_goes_on_with_them_and_missing_rows_are_hot() -> None:

@@ -1,11 +1,13 @@
 """The model in memory: cuts that add up to the live state, restores that go on as if nothing had happened."""
 
+import msgspec
 import numpy as np
 import pytest
 
+import stream_trainer.learner
 from stream_trainer.errors import StateError
 from stream_trainer.learner import Learner
-from stream_trainer.model_state import ModelState, merge_states
+from stream_trainer.model_state import ModelState, merge_states, settle_rows
 from tests.stream_trainer.samples import SCHEMA, learner, samples
 from tests.stream_trainer.states import assert_equal_arrays
 
@@ -135,3 +137,75 @@ def test_a_state_of_another_model_is_refused_with_both_fingerprints() -> None:
 
     with pytest.raises(StateError, match=f"{SCHEMA.fingerprint}.*{other.fingerprint}"):
         learner(other).restore(state)
+
+
+def cuts_of(live: Learner, base: ModelState, generator: np.random.Generator, count: int) -> list[ModelState]:
+    deltas = []
+    for sequence in range(1, count + 1):
+        teach(live, generator, 4, 10 * sequence)
+        while live.copy_ahead():
+            teach(live, generator, 1, 10 * sequence + 1)
+            live.make_room(10 * sequence + 5)  # counts decay between two slices
+        deltas.append(live.take_cut(msgspec.structs.replace(base.manifest, sequence=sequence)))
+    return deltas
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_cut_copied_in_slices_restores_bit_equal(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_trainer.learner, "COPIED_AT_ONCE_ROWS", 30)
+    options = {"admission": "always", "count_half_life_s": 64.0, "seed": seed}
+    live = learner(**options)
+    base = live.fresh_state(10_000)
+    deltas = cuts_of(live, base, np.random.default_rng(seed), 4)
+    assert all(delta.early for delta in deltas)
+    assert any(delta.manifest.count_decays for delta in deltas)
+
+    whole = [settle_rows(delta) for delta in deltas]
+    restored = learner(**options)
+    admission = live.merge_admission(base.admission, [delta.admission_pages for delta in whole])
+    restored.restore(merge_states(base, whole, admission))
+    assert_same(complete(restored, base), complete(live, base))
+
+
+def test_copying_ahead_gives_up_on_a_stream_that_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_trainer.learner, "COPIED_AT_ONCE_ROWS", 5)
+    model = learner(admission="always")
+    model.fresh_state(0)
+    generator = np.random.default_rng(0)
+    slices = 0
+    teach(model, generator, 1)
+    while model.copy_ahead():
+        teach(model, generator, 1)  # changes far more than five rows
+        slices += 1
+    assert 1 < slices <= 2 * model.table.rows / 5 + 2
+    assert not model.copy_ahead()
+    model.take_cut(model.fresh_state(0).manifest)
+    teach(model, generator, 1)
+    assert model.copy_ahead()
+
+
+@pytest.mark.parametrize("eviction", ["least_frequent", "age"])
+def test_among_equals_the_restored_evicts_the_same_rows(eviction: str) -> None:
+    options = {"admission": "always", "memory_bytes": 1 << 20, "eviction": eviction, "max_age_s": 50}
+    live = learner(**options)
+    base = live.fresh_state(0)
+    generator = np.random.default_rng(0)
+
+    for number in range(1, 90):
+        now_s = number // 6  # ids of several batches, in no order of their own, are of one second
+        batch = samples(generator, 500)
+        batch.ids[:] = batch.ids * np.uint64(0x9E3779B97F4A7C15 * number % (1 << 64))
+        live.learn(live.prepare(batch, now_s), now_s)
+        live.make_room(now_s)
+    delta = live.take_cut(msgspec.structs.replace(base.manifest, sequence=1))
+    restored = learner(**options)
+    restored.restore(merge_states(base, [delta], live.merge_admission(base.admission, [delta.admission_pages])))
+    assert live.counts.evicted_rows > 0
+    for needed in (1, 100, 1000):  # how many are needed follows memory, which the index's growth is part of
+        gone = []
+        for model in (live, restored):
+            rows = model.table.live_rows()
+            gone.append(np.sort(model.table.erase(model.eviction.select(rows, needed, 60))).tolist())
+        assert gone[0] == gone[1]
+        assert len(gone[0]) >= needed
+    assert_same(complete(restored, base), complete(live, base))
