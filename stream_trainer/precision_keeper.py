@@ -77,9 +77,9 @@ class PrecisionRules:
     max_bytes: int = 0
     first_search_samples: int = 50_000
     search_every_samples: int = 200_000
-    window_samples: int = 8_192
-    judge_samples: int = 8_192
-    samples_at_once: int = 1_024
+    window_samples: int = 4_096
+    judge_samples: int = 4_096
+    samples_at_once: int = 4_096
 
 
 class PrecisionKeeper:
@@ -265,8 +265,9 @@ class PrecisionKeeper:
         read = self._pass.read(self._table, batch)
         parameters = self._step.parameters
         before = self._pass.predict(parameters, batch, read, read.values)
+        known: dict[tuple[int, bytes], NDArray[np.float32]] = {}  # neighbouring plans differ in a few blocks
         for tiers, sums in zip(search.plan_tiers, search.judged, strict=True):
-            sums.add(batch, before, self._pass.predict(parameters, batch, read, read.decoded(tiers)))
+            sums.add(batch, before, self._pass.predict(parameters, batch, read, read.decoded(tiers, known)))
         if search.judged[0].samples < self.rules.judge_samples:
             return
         found: list[Judged] = [judged for sums in search.judged if (judged := sums.judged()) is not None]
