@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from embedding_table.errors import BadPacking, BadRows, BudgetTooSmall
 from embedding_table.hash_index import ABSENT
 from embedding_table.kernel_arrays import kernel_array
-from embedding_table.packed_pooling import STORE_NOTES, PackedViews, notes_of
+from embedding_table.packed_pooling import STORE_NOTES, PackedViews, is_plain, notes_of
 from embedding_table.packed_slab_kernels import move_packed, read_ids, read_packed, write_packed
 from embedding_table.page_frames import FRAME_BYTES, FRAME_PAGES, PAGE_BYTES, PageFrames
 from embedding_table.reserved_memory import reserved_memory
@@ -90,6 +90,7 @@ class PackedArena:
         self._notes = np.zeros((_FIRST_STORES, STORE_NOTES), np.uint64)
         self._columns = np.zeros((_FIRST_STORES, dim), np.uint16)
         self._shared = SharedValues()
+        self._other_stores = 0  # than those of fp32 rows of all columns
         self._slab_bytes = 0
         self._rows = 0
 
@@ -104,6 +105,7 @@ class PackedArena:
             stores=self._notes,
             columns=self._columns,
             shared=self._shared.values,
+            plain=self._other_stores == 0,
         )
 
     def define_store(self, columns: NDArray[np.uint16], codec: RowCodec, shared: NDArray[np.float32]) -> int:
@@ -128,6 +130,7 @@ class PackedArena:
         number = self._free_stores.pop()
         at = self._shared.add(values)
         self._stores[number] = _Store(codec, checked.size, at)
+        self._other_stores += not is_plain(codec, checked.size, self.dim)
         self._columns[number, : checked.size] = checked
         self._notes[number] = notes_of(codec, checked.size, at)
         return number
@@ -142,6 +145,7 @@ class PackedArena:
         if owner.slabs:
             message = f"store {store} has {len(owner.slabs)} slabs: expected none"
             raise BadRows(message)
+        self._other_stores -= not is_plain(owner.codec, owner.width, self.dim)
         self._shared.drop(owner.shared_at)
         del self._stores[store]
         self._free_stores.append(store)

@@ -28,7 +28,7 @@ from embedding_table.row_codecs import PackedRows, RowCodec, codec_named
 from embedding_table.row_layout import ROW_BITS, row_of, slab_of
 from model_contract.compiled import kernel
 
-__all__ = ["STORE_NOTES", "PackedViews", "notes_of", "pool_packed_bags", "views_of"]
+__all__ = ["STORE_NOTES", "PackedViews", "is_plain", "notes_of", "pool_packed_bags", "views_of"]
 
 _NONE = np.uint32(0xFFFFFFFF)
 _MOST_CODE_BITS, _FLOAT_BITS = np.uint64(8), np.uint64(32)
@@ -53,6 +53,7 @@ class PackedViews(NamedTuple):
             the store's own begins.
         columns: u16 (stores, D), the first d are the store's active columns, ascending.
         shared: f32 (k,), what the rows of each store share, one after the other.
+        plain: whether all stores are of fp32 rows of D columns.
     """
 
     memory: NDArray[np.uint8]
@@ -63,6 +64,7 @@ class PackedViews(NamedTuple):
     stores: NDArray[np.uint64]
     columns: NDArray[np.uint16]
     shared: NDArray[np.float32]
+    plain: bool
 
 
 @kernel
@@ -90,6 +92,28 @@ def _add_narrow_row(
 ) -> None:
     for place in range(width):
         flat[to + np.uint64(columns[place])] += decoded[place]
+
+
+@kernel
+def _copy_plain_rows(
+    floats: NDArray[np.float32],
+    slab_start: NDArray[np.uint64],
+    handles: NDArray[np.uint32],
+    first: np.uint64,
+    count: np.uint64,
+    flat: NDArray[np.float32],
+    dim: np.uint64,
+) -> None:
+    """Pooling of bags with one member each where all rows are fp32 of D columns: one look at a slab tells all."""
+    for place in range(count):
+        if place + PREFETCH_AHEAD < count and handles[first + place + PREFETCH_AHEAD] != ABSENT:
+            ahead = handles[first + place + PREFETCH_AHEAD]
+            prefetch(floats, (slab_start[slab_of(ahead)] >> _TWO) + row_of(ahead) * dim)
+        handle = handles[first + place]
+        if handle == ABSENT:
+            fill_row(flat, place * dim, dim, _ZERO)
+        else:
+            copy_row(flat, place * dim, floats, (slab_start[slab_of(handle)] >> _TWO) + row_of(handle) * dim, dim)
 
 
 @kernel
@@ -227,9 +251,18 @@ def pool_packed_bags(
     flat = out.reshape(-1)
     dim = np.uint64(out.shape[1])
     if one_member_each(offsets, lo_bag, hi_bag):
-        _place_rows(views, handles, np.uint64(offsets[lo_bag]), np.uint64(hi_bag - lo_bag), flat, dim)
+        first, count = np.uint64(offsets[lo_bag]), np.uint64(hi_bag - lo_bag)
+        if views.plain:
+            _copy_plain_rows(views.floats, views.slab_start, handles, first, count, flat, dim)
+        else:
+            _place_rows(views, handles, first, count, flat, dim)
     else:
         _pool_rows(views, handles, offsets, pooling, lo_bag, hi_bag, flat, dim)
+
+
+def is_plain(codec: RowCodec, width: int, dim: int) -> bool:
+    """Whether rows are float32 of all D columns, so that reading one is copying it."""
+    return codec.bits == _FLOAT_BITS and width == dim
 
 
 def notes_of(codec: RowCodec, width: int, shared_at: int) -> NDArray[np.uint64]:
@@ -291,6 +324,7 @@ def views_of(
         stores=stores,
         columns=columns,
         shared=np.concatenate(shared),
+        plain=all(is_plain(codec_named(packed.codec), active.size, dim) for packed, active in blocks),
     )
     return views, handles
 

@@ -34,7 +34,11 @@ DENSE_STD = "dense_std"
 
 
 class RowTiers(Protocol):
-    """How precisely each row is sent."""
+    """How precisely each row is sent.
+
+    What rows share should stay the same from cut to cut: a replica keeps a store for every list of shared values that a
+    row still needs, so values learned anew with each increment cost it a page of memory each.
+    """
 
     def split(self, block: RowsOfBlock) -> Sequence[tuple[NDArray[np.int64], RowCodec, NDArray[np.float32] | None]]:
         """Parts of the block's n rows, each row in one of them; what is decided follows from the block's content alone.

@@ -73,6 +73,19 @@ def test_bags_longer_than_what_is_added_at_once(mixed: bool) -> None:
     np.testing.assert_array_equal(out, _pooled(rows[chosen], offsets, np.ones(1, np.int8), 0, 4))
 
 
+def test_plain_rows_are_copied_whatever_lies_between_them() -> None:
+    rng = np.random.default_rng(2)
+    packed = [CODECS["fp32"].encode(rng.standard_normal((5000, 7)).astype(np.float32)) for _ in range(2)]
+    views, handles = views_of([(part, np.arange(7, dtype=np.uint16)) for part in packed], 7)
+    assert views.plain
+    rows = np.concatenate([*(CODECS["fp32"].decode(part) for part in packed), np.zeros((1, 7), np.float32)])
+    chosen = rng.integers(0, 10_001, 3000)
+    out = np.full((2000, 7), np.nan, np.float32)
+    some = np.append(np.concatenate(handles), np.uint32(ABSENT))[chosen]
+    pool_packed_bags(views, some, np.arange(3001), np.ones(3, np.int8), 500, 2500, out)
+    np.testing.assert_array_equal(out, rows[chosen[500:2500]])
+
+
 def test_a_store_of_several_slabs() -> None:
     rows = np.random.default_rng(0).standard_normal((9000, 3)).astype(np.float32)
     packed = CODECS["int8_minmax"].encode(rows)

@@ -22,6 +22,12 @@ def test_values_are_rounded_as_torch_rounds_them(values: list[float], dtype: str
         np.testing.assert_array_equal(widened(narrowed("w", array, dtype), dtype), expected)
 
 
+def test_halves_between_two_numbers_go_to_the_even_one() -> None:
+    between = (np.arange(0x3F00, 0x4100, dtype=np.uint32) << 16 | 0x8000).view(np.float32)
+    expected = torch.from_numpy(between).to(torch.bfloat16).float().numpy()
+    np.testing.assert_array_equal(widened(narrowed("w", between, "bfloat16"), "bfloat16"), expected)
+
+
 @given(st.lists(st.floats(-60_000, 60_000, width=32)), st.sampled_from(TYPES))
 def test_narrowing_what_was_widened_changes_no_byte(values: list[float], dtype: str) -> None:
     sent = narrowed("w", np.array(values, np.float32), dtype)
