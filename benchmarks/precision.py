@@ -8,8 +8,8 @@ points the next samples, before they are learned, are scored from fp32 rows and 
 them. Figures are over the samples of all points, means over seeds.
 
 - `CODEC@D`: all rows of uniform width D by one codec, what they share learned at that point.
-- `tiers@D`: by the tiers of the automatic search, made half a period and more before; `tiers_per_slot@D` with one codec
-  a slot, `tiers_uniform@D` with one for all rows.
+- `tiers@D`: by the tiers of the automatic search, made on earlier samples; `tiers_per_slot@D` with one codec a slot,
+  `tiers_uniform@D` with one for all rows.
 - `fp32@SHARE`, `searched@SHARE`: the same after searches for widths up to 64, slots and bands, within that share of the
   bytes (columns and optimizer state) of uniform D = 32.
 
@@ -76,7 +76,8 @@ class _Run:
                 PrecisionRules(
                     policy=policy_named(policy),
                     first_search_samples=1,
-                    search_every_samples=every,
+                    search_every_samples=every // 2,
+                    settle_samples=every // 4,
                     window_samples=min(8192, every // 6),
                     judge_samples=min(8192, every // 6),
                     samples_at_once=_SCORED,

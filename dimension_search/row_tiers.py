@@ -30,6 +30,13 @@ class _Tiers:
     codecs: tuple[RowCodec, ...]
     shared: tuple[NDArray[np.float32] | None, ...]
 
+    @property
+    def key(self) -> bytes:
+        """The same for tiers that pack rows alike."""
+        shared = [b"" if values is None else values.tobytes() for values in self.shared]
+        names = [codec.name.encode() for codec in self.codecs]
+        return b"|".join([self.thresholds.tobytes(), *names, *shared])
+
 
 class PlanTiers:
     """A plan that can be asked about rows.
@@ -69,6 +76,11 @@ class PlanTiers:
         for number in np.unique(numbers).tolist():
             parts.append((np.flatnonzero(numbers == number), tiers.codecs[number], tiers.shared[number]))
         return parts
+
+    def key(self, slot: int, band: int) -> bytes:
+        """Says how the rows of a block are packed: two plans with the same key pack them alike."""
+        tiers = self._blocks.get((slot, band))
+        return b"" if tiers is None else tiers.key
 
     def packed(
         self, slot: int, band: int, counts: NDArray[np.float32], values: NDArray[np.float32]

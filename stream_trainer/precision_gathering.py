@@ -28,9 +28,9 @@ class PrecisionGathering:
         codecs: names of those that may be chosen.
         names: of the slots.
         trigger: what asked for the search.
-        columns: says which columns every block has.
 
     Attributes:
+        columns: says which columns every block had when plans were made.
         shared: what rows share.
         sums: of the window.
         codec_tiers: for each codec, all rows by it; empty until all shared values are learned.
@@ -39,11 +39,9 @@ class PrecisionGathering:
         judged: sums of each over held-back samples.
     """
 
-    def __init__(
-        self, table: EmbeddingTable, codecs: Sequence[str], names: tuple[str, ...], trigger: str, columns: bytes
-    ) -> None:
+    def __init__(self, table: EmbeddingTable, codecs: Sequence[str], names: tuple[str, ...], trigger: str) -> None:
         self.trigger = trigger
-        self.columns = columns
+        self.columns = b""
         self.shared = LearnedScales(codecs)
         self.sums = PrecisionSums(table.slots, table.bands, tuple(codecs))
         self.codec_tiers: list[PlanTiers] = []

@@ -6,7 +6,8 @@ learned block by block, a window for evidence, plans along the price of a byte, 
 
 Invariant: one batch does a bounded share of the work; the plan that holds for a cut is in the cut's arrays. Rows whose
 tier a plan changes are marked as changed some thousand at a time, and are right for a server before and after. What is
-not decided yet when the process ends, or when columns change, is searched for anew.
+not decided yet when the process ends is searched for anew. Columns may change meanwhile: scales serve rows of any
+width, and held-back samples judge what comes of it.
 """
 
 import logging
@@ -64,7 +65,8 @@ class PrecisionRules:
         tolerance: relative rise of the log-loss that a plan may cause.
         max_bytes: of all packed rows; 0 for as few as the tolerance allows.
         first_search_samples: samples before the first search.
-        search_every_samples: samples between two searches; there is one after each change of columns as well.
+        search_every_samples: samples between two searches; there is one after a change of columns as well,
+        settle_samples: but not before so many samples since the last.
         window_samples: samples of the evidence.
         judge_samples: held-back samples that plans are judged on.
         samples_at_once: of one batch that are looked at, so that the work on it is bounded.
@@ -77,9 +79,10 @@ class PrecisionRules:
     max_bytes: int = 0
     first_search_samples: int = 50_000
     search_every_samples: int = 200_000
-    window_samples: int = 8_192
-    judge_samples: int = 8_192
-    samples_at_once: int = 1_024
+    settle_samples: int = 50_000
+    window_samples: int = 4_096
+    judge_samples: int = 4_096
+    samples_at_once: int = 4_096
 
 
 class PrecisionKeeper:
@@ -139,14 +142,11 @@ class PrecisionKeeper:
         """
         if self.rules.codec is not None or batch.rows == 0 or self._table.resizing:
             return
-        columns = self._columns()
-        if self._search is not None and self._search.columns != columns:
-            self._search = None  # what was gathered is of rows that are no longer so
         if self._search is None:
-            trigger = self._due(samples, columns)
+            trigger = self._due(samples)
             if trigger is None:
                 return
-            self._search = PrecisionGathering(self._table, self.rules.codecs, self._names, trigger, columns)
+            self._search = PrecisionGathering(self._table, self.rules.codecs, self._names, trigger)
         search = self._search
         if search.learn_shared(self._table, _SLICE_ROWS):
             return
@@ -205,14 +205,16 @@ class PrecisionKeeper:
             self.plan = restored
         self._sweep_from(before if sweeping else restored)
 
-    def _due(self, samples: int, columns: bytes) -> str | None:
+    def _due(self, samples: int) -> str | None:
         if samples < self.rules.first_search_samples or self._sweep is not None:
             return None
         if self._searched_columns is None:
             return "samples"
-        if self._searched_columns != columns:
-            return "dimensions"
-        return "samples" if samples - self._last_search >= self.rules.search_every_samples else None
+        passed = samples - self._last_search
+        if passed >= self.rules.search_every_samples:
+            return "samples"
+        settled = passed >= self.rules.settle_samples
+        return "dimensions" if settled and self._searched_columns != self._columns() else None
 
     def _columns(self) -> bytes:
         """Says which columns every block has."""
@@ -221,6 +223,7 @@ class PrecisionKeeper:
 
     def _make_plans(self, search: PrecisionGathering, now_s: int, samples: int) -> bool:
         """Makes the plans to be judged; False where none fits the budget."""
+        search.columns = self._columns()
         evidence = search.sums.evidence(*search.rows_and_widths(self._table))
         rules = self.rules
         priced = choices_along_price(rules.policy, evidence, rules.tolerance, rules.max_bytes)
@@ -265,8 +268,9 @@ class PrecisionKeeper:
         read = self._pass.read(self._table, batch)
         parameters = self._step.parameters
         before = self._pass.predict(parameters, batch, read, read.values)
+        known: dict[tuple[int, bytes], NDArray[np.float32]] = {}  # neighbouring plans differ in a few blocks
         for tiers, sums in zip(search.plan_tiers, search.judged, strict=True):
-            sums.add(batch, before, self._pass.predict(parameters, batch, read, read.decoded(tiers)))
+            sums.add(batch, before, self._pass.predict(parameters, batch, read, read.decoded(tiers, known)))
         if search.judged[0].samples < self.rules.judge_samples:
             return
         found: list[Judged] = [judged for sums in search.judged if (judged := sums.judged()) is not None]

@@ -57,16 +57,27 @@ class RowsRead:
         """Class i64 (U,) of each row, see `PrecisionEvidence`."""
         return self.blocks * LEVELS + levels_of(self.counts)
 
-    def decoded(self, tiers: PlanTiers) -> NDArray[np.float32]:
-        """The rows f32 (U, D) as a server with these tiers reads them."""
+    def decoded(
+        self, tiers: PlanTiers, known: dict[tuple[int, bytes], NDArray[np.float32]] | None = None
+    ) -> NDArray[np.float32]:
+        """The rows f32 (U, D) as a server with these tiers reads them.
+
+        Args:
+            tiers: of a plan.
+            known: by block and its tiers, what other plans have decoded of these rows; is added to.
+        """
+        known = {} if known is None else known
         read = np.zeros_like(self.values)
         order = np.argsort(self.blocks, kind="stable")
         borders = np.searchsorted(self.blocks[order], np.arange(len(self.columns) + 1))
         for block in np.flatnonzero(np.diff(borders)).tolist():
             rows, columns = order[borders[block] : borders[block + 1]], self.columns[block]
             slot, band = divmod(block, self.bands)
-            some = np.ascontiguousarray(self.values[rows][:, columns])
-            read[rows[:, None], columns] = tiers.decoded(slot, band, self.counts[rows], some)
+            key = block, tiers.key(slot, band)
+            if key not in known:
+                some = np.ascontiguousarray(self.values[rows][:, columns])
+                known[key] = tiers.decoded(slot, band, self.counts[rows], some)
+            read[rows[:, None], columns] = known[key]
         return read
 
 

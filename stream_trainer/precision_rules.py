@@ -28,7 +28,8 @@ def precision_rules(settings: TrainerSettings) -> PrecisionRules | None:
         max_bytes=settings.row_precision_bytes,
         first_search_samples=min(50_000, every),
         search_every_samples=every,
-        window_samples=settings.search_window_samples,
+        settle_samples=min(50_000, every),
+        window_samples=settings.search_judge_samples,  # its estimates have no noise of labels: no more are needed
         judge_samples=settings.search_judge_samples,
     )
 

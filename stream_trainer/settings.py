@@ -131,7 +131,7 @@ class TrainerSettings:
         0, "bytes that all rows may take in a server, without ids; 0 for as few as the tolerance allows", minimum=0
     )
     row_precision_every_samples: int = setting(
-        200_000, "samples between two searches for precision; one follows each change of widths as well", minimum=1
+        200_000, "samples between two searches for precision; one follows changes of widths as well", minimum=1
     )
 
     metrics_host: str = setting("127.0.0.1", "address of the Prometheus page")

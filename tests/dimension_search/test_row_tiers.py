@@ -90,6 +90,9 @@ def test_which_rows_two_plans_pack_alike() -> None:
     assert mine.same_tier(theirs, 0, 0, counts).tolist() == [True, False, False, True]
     changed = PlanTiers(made_precision_plan(tiers=[other, plan.tiers[1]]), SLOTS)
     assert mine.same_tier(changed, 0, 0, counts).tolist() == [False, True, True, True]
+    assert mine.key(0, 0) == PlanTiers(plan, SLOTS).key(0, 0)
+    assert len({one.key(0, 0) for one in (mine, theirs, changed)}) == 3
+    assert mine.key(0, 1) == b""
     exact = PlanTiers(same_codec_plan("fp32", SLOTS, 1, created_ms=0), SLOTS)
     assert mine.same_tier(exact, 0, 0, counts).tolist() == [False] * 4
     assert mine.same_tier(exact, 1, 0, counts).tolist() == [True] * 4

@@ -11,7 +11,7 @@ CODECS = ("fp16", "int4_minmax_block")
 
 def test_shared_values_come_before_codecs_can_be_asked() -> None:
     case = banded(0)
-    gathering = PrecisionGathering(case.table, CODECS, case.model.slot_names, "samples", b"")
+    gathering = PrecisionGathering(case.table, CODECS, case.model.slot_names, "samples")
     steps = 0
     while not gathering.codec_tiers:
         assert gathering.learn_shared(case.table, 1)
@@ -28,7 +28,7 @@ def test_every_row_is_in_one_class_and_blocks_have_their_widths() -> None:
     columns[0] = columns[0][:2]
     case.table.begin_resize(columns)
     case.table.resize_some(1 << 20)
-    gathering = PrecisionGathering(case.table, CODECS, case.model.slot_names, "samples", b"")
+    gathering = PrecisionGathering(case.table, CODECS, case.model.slot_names, "samples")
     rows, widths = gathering.rows_and_widths(case.table)
 
     assert widths.tolist() == [2] + [case.model.dim] * (widths.size - 1)

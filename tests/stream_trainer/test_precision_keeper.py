@@ -26,6 +26,7 @@ def rules_with(**changes: object) -> PrecisionRules:
     values: dict[str, object] = {
         "first_search_samples": 1024,
         "search_every_samples": 4096,
+        "settle_samples": 1024,
         "window_samples": 512,
         "judge_samples": 512,
         **LOOSE,
@@ -223,16 +224,18 @@ def test_a_change_of_columns_is_followed_by_a_search() -> None:
     assert {tier.width for tier in run.plans[1].tiers} == {4}
 
 
-def test_columns_that_change_in_the_middle_of_a_search_begin_it_anew() -> None:
+def test_a_search_goes_on_when_columns_change_in_the_middle_of_it() -> None:
     run = Run(rules_with())
     run.learn(6)
     run.model.table.begin_resize([np.arange(4, dtype=np.uint16)] * len(MODEL.sparse))
-    run.learn(1)
+    run.learn(1, tidy=False)
     assert run.plans == []
     run.model.table.resize_some(1 << 20)
-    run.learn(5)
+    run.learn(4)
 
     assert [{tier.width for tier in plan.tiers} for plan in run.plans] == [{4}]
+    assert run.plans[0].verdict is not None
+    assert run.plans[0].verdict.decision == "applied"
 
 
 def test_training_is_the_same_with_and_without() -> None:

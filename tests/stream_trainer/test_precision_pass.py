@@ -55,6 +55,9 @@ def test_decoded_rows_are_those_that_are_sent() -> None:
         ids = np.array(list(sent), np.uint64)
         by_handle = dict(zip(case.table.find(ids).tolist(), sent.values(), strict=True))
         decoded = read.decoded(tiers)
+        known: dict[tuple[int, bytes], np.ndarray] = {}
+        read.decoded(tiers, known)
+        np.testing.assert_array_equal(read.decoded(tiers, known), decoded)
         for handle, row in zip(np.unique(case.batch.handles).tolist(), decoded, strict=True):
             np.testing.assert_array_equal(row, by_handle[handle])
 

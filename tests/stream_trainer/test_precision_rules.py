@@ -35,7 +35,7 @@ def test_a_search_as_it_is_asked_for() -> None:
     assert rules.codec is None
     assert rules.policy == BySlot()
     assert (rules.tolerance, rules.max_bytes, rules.search_every_samples) == (0.01, 5000, 7000)
-    assert (rules.first_search_samples, rules.window_samples, rules.judge_samples) == (7000, 300, 200)
+    assert (rules.first_search_samples, rules.window_samples, rules.judge_samples) == (7000, 200, 200)
 
 
 def test_warming_up_searches_at_once_whatever_is_asked_for() -> None:
