@@ -103,7 +103,8 @@ def precise(tmp_path: Path, redis_server: Any) -> Iterator[Any]:
 def test_the_server_scores_from_the_tiers_of_every_plan(precise: Any) -> None:
     rules = PrecisionRules(
         first_search_samples=512,
-        search_every_samples=2_048,
+        search_every_samples=3_000,
+        settle_samples=512,
         window_samples=512,
         judge_samples=256,
         tolerance=0.02,
