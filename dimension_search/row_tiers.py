@@ -17,7 +17,7 @@ from dimension_search.errors import SearchError
 from dimension_search.precision_plan import PrecisionPlan
 from embedding_table.row_codecs import CODECS, RowCodec, codec_named
 from embedding_table.table_rows import RowsOfBlock
-from embedding_table.tier_packing import PackedPart, TierPart, pack_in_tiers
+from embedding_table.tier_packing import PackedPart, TierPart, pack_in_tiers, wider_codec
 
 __all__ = ["PlanTiers"]
 
@@ -92,10 +92,18 @@ class PlanTiers:
     def decoded(
         self, slot: int, band: int, counts: NDArray[np.float32], values: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Rows f32 (n, d) as a server reads them that were trained to `values` f32 (n, d), with counts f32 (n,)."""
-        read = np.empty_like(values)
-        for part in self.packed(slot, band, counts, values):
-            read[part.rows] = codec_named(part.packed.codec).decode(part.packed)
+        """Rows f32 (n, d) as a server reads them that were trained to `values` f32 (n, d), with counts f32 (n,).
+
+        Few coded rows count as if many came with them, as in a base; what is not finite is left as it is.
+        """
+        read = values.copy()
+        for part in self.split_rows(slot, band, counts):
+            rows, shared = part[0], part[2]
+            codec: RowCodec | None = part[1]
+            while codec is not None and rows.size:
+                packed, fits = codec.encode_fitting(np.ascontiguousarray(values[rows]), shared=shared)
+                read[rows[fits]] = codec.decode(packed)[fits]
+                rows, shared, codec = rows[~fits], None, wider_codec(codec)
         return read
 
     def same_tier(self, other: "PlanTiers", slot: int, band: int, counts: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -226,7 +226,9 @@ class PrecisionKeeper:
         search.columns = self._columns()
         evidence = search.sums.evidence(*search.rows_and_widths(self._table))
         rules = self.rules
-        priced = choices_along_price(rules.policy, evidence, rules.tolerance, rules.max_bytes)
+        priced = []
+        if np.isfinite(evidence.log_loss):
+            priced = choices_along_price(rules.policy, evidence, rules.tolerance, rules.max_bytes)
         plans = [
             make_precision_plan(
                 one,
@@ -249,6 +251,8 @@ class PrecisionKeeper:
             return True
         least = int(evidence.bytes.min(axis=1).sum())
         reason = f"the smallest plan takes {least} bytes, the budget is {rules.max_bytes}"
+        if not np.isfinite(evidence.log_loss):
+            reason = "the log-loss of the window is not finite"
         refused = PrecisionPlan(
             policy=rules.policy.name,
             trigger=search.trigger,

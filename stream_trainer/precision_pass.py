@@ -92,6 +92,7 @@ class JudgedSums:
         self._measured = 0.0
         self._squares = 0.0
 
+    @np.errstate(invalid="ignore", over="ignore")
     def add(self, batch: PreparedBatch, before: NDArray[np.float32], after: NDArray[np.float32]) -> None:
         """Adds B samples with their logits f32 (B,) from trained and from decoded rows."""
         then, now = before.astype(np.float64), after.astype(np.float64)
@@ -144,6 +145,7 @@ class PrecisionPass:
             bands=table.bands,
         )
 
+    @np.errstate(invalid="ignore", over="ignore")
     def observe(
         self,
         parameters: NDArray[np.float32],
@@ -189,6 +191,7 @@ class PrecisionPass:
         return self._pass.predict(parameters, batch, read.looked_up, values[read.members])
 
 
+@np.errstate(invalid="ignore")
 def log_losses(logits: Floats, labels: NDArray[np.float32]) -> Floats:
     """Log-losses f64 (B,) of samples."""
     return np.logaddexp(0, np.where(labels > 0, -logits, logits))

@@ -79,6 +79,27 @@ def test_rows_that_have_outgrown_their_tier_are_not_cut_off() -> None:
     assert np.abs(tiers.decoded(0, 0, block.counts, block.values) - block.values).max() < 100 / 15
 
 
+def test_few_coded_rows_lose_what_many_would() -> None:
+    block = rows_of([1.0] * 6)
+    codec = codec_named("int4_greedy_coded")
+    shared = codec.encode(rows_of([1.0] * 3000, seed=1).values).shared
+    tier = TierPlan(slot="user", band=0, codec=codec.name, least_count=0.0, shared=shared.astype("<f4").tobytes())
+    tiers = PlanTiers(made_precision_plan(tiers=[tier]), SLOTS)
+    expected = codec.decode(codec.encode(block.values, shared=shared))
+
+    np.testing.assert_array_equal(tiers.decoded(0, 0, block.counts, block.values), expected)
+    assert [part.packed.codec for part in tiers.packed(0, 0, block.counts, block.values)] == ["int4_greedy"]
+
+
+def test_what_is_not_finite_stays_for_others_to_refuse() -> None:
+    block = rows_of([0, 5])
+    block.values[1, 3] = np.nan
+    read = PlanTiers(made_precision_plan(), SLOTS).decoded(0, 0, block.counts, block.values)
+
+    np.testing.assert_array_equal(read[1], block.values[1])
+    assert np.isfinite(read[0]).all()
+
+
 def test_which_rows_two_plans_pack_alike() -> None:
     plan = made_precision_plan()
     other = msgspec.structs.replace(plan.tiers[0], shared=np.array([0.5, -1], "<f4").tobytes())

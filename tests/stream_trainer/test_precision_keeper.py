@@ -211,6 +211,17 @@ def test_a_budget_is_kept_or_the_reason_is_given() -> None:
     assert plan.bytes_after <= 2 * refused.bytes_after
 
 
+def test_a_model_that_is_not_finite_gets_no_plan_and_no_crash() -> None:
+    run = Run(rules_with())
+    run.learn(5)
+    run.model.step.parameters[:] = np.nan
+    run.learn(5)
+    verdict = run.plans[0].verdict
+
+    assert verdict is not None
+    assert (verdict.decision, verdict.reason) == ("refused", "the log-loss of the window is not finite")
+
+
 def test_a_change_of_columns_is_followed_by_a_search() -> None:
     run = Run(rules_with(search_every_samples=1 << 30))
     run.learn(12)
