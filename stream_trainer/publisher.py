@@ -58,13 +58,16 @@ return 'ok'
 
 # KEYS head; ARGV lineage, epoch, sequence, claimant. A later epoch takes the head of its own lineage; an earlier one is
 # turned away. One that has lost what was already published must not number its increments the same way again, nor one
-# whose epoch another process has taken: that one went on from the same state.
+# whose epoch another process has taken: that one went on from the same state. Unless that was an earlier process of the
+# same home, which died before its first base was on the disk: under this epoch nothing can have been published then.
 _CLAIM = """
 local head = redis.call('HMGET', KEYS[1], 'lineage', 'epoch', 'sequence', 'claimant')
 if not head[1] then return 'empty' end
 if head[1] ~= ARGV[1] then return 'foreign' end
 if tonumber(head[2]) > tonumber(ARGV[2]) then return 'stale' end
-if tonumber(head[2]) == tonumber(ARGV[2]) and head[4] and head[4] ~= ARGV[4] then return 'ahead' end
+local home = string.match(ARGV[4], '^.*:')
+local own = head[4] == ARGV[4] or (head[4] and home and string.sub(head[4], 1, #home) == home)
+if tonumber(head[2]) == tonumber(ARGV[2]) and head[4] and not own then return 'ahead' end
 if tonumber(head[3]) > tonumber(ARGV[3]) then return 'ahead' end
 redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'claimant', ARGV[4])
 return 'ok'

@@ -237,3 +237,18 @@ def test_who_goes_on_from_a_state_that_another_went_on_from_is_told_to_branch_of
     assert second.claim("a", 3, 0) == "ahead"  # a state from before
     first.close()
     second.close()
+
+
+def test_who_died_between_its_claim_and_its_first_base_is_followed_under_the_same_epoch(
+    redis_server, model: str
+) -> None:
+    first, again, other = (led(redis_server, model, name) for name in ("x:1", "x:2", "xy:3"))
+    first.replace_base("a", 1, 0, "f", b"base")
+    assert first.append("a", 1, 1, b"one")
+    assert first.claim("a", 2, 1) == "ok"  # its base of epoch 2 never reaches the disk
+    assert again.claim("a", 2, 1) == "ok"
+    assert other.claim("a", 2, 1) == "ahead"  # of another home
+    assert again.append("a", 2, 2, b"two")
+    assert first.claim("a", 2, 1) == "ahead"  # something was published meanwhile
+    for one in (first, again, other):
+        one.close()
