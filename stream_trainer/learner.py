@@ -118,11 +118,10 @@ class Learner:
             now_s: seconds since the epoch.
             max_rows: how many rows may change columns, so that it stays short.
         """
-        evicted = self.make_room(now_s)
-        if self.dimensions is None:
+        self._columns_wait = self.make_room(now_s) > 0 and not self._columns_wait
+        if self._columns_wait:
             return
-        self._columns_wait = evicted > 0 and not self._columns_wait
-        if not self._columns_wait:
+        if self.dimensions is not None:
             self.dimensions.keep(now_s, max_rows)
         if self.precision is not None:
             self.precision.keep(max_rows)
