@@ -95,8 +95,9 @@ def _huge_everything(data: bytes, rng: random.Random) -> bytes:
     """As many rows as 62 bits count, and every range moved along: the header is one with itself, the bytes are not."""
     header, buffer = _parts(data)
     rows = rng.choice([1 << 20, 1 << 27, 1 << 40])
-    block = {"slot": 0, "band": 0, "columns": list(range(8)), "precision": "fp32", "rows": rows}
-    header["blocks"] = [block | {"ids": [0, 8 * rows], "values": [8 * rows, 40 * rows]}]
+    block = {"slot": 0, "band": 0, "columns": list(range(8)), "precision": "fp32", "rows": rows, "row_bytes": 32}
+    ranges = {"ids": [0, 8 * rows], "shared": [8 * rows, 8 * rows], "data": [8 * rows, 40 * rows]}
+    header["blocks"] = [block | {"shared_values": 0} | ranges]
     header["tombstones"] = {"rows": 0, "ids": [8 * rows, 8 * rows]}
     header["dense"] = []
     header["buffer_bytes"] = 40 * rows
@@ -122,10 +123,12 @@ _HOSTILE: tuple[Callable[[bytes, random.Random], bytes], ...] = (
     _not_finite,
     lambda data, rng: _with_block(data, {"rows": _HUGE}),
     lambda data, rng: _with_block(data, {"rows": -1}),
-    lambda data, rng: _with_block(data, {"values": [0, _HUGE]}),
+    lambda data, rng: _with_block(data, {"data": [0, _HUGE]}),
     lambda data, rng: _with_block(data, {"ids": [_HUGE, _HUGE + 8]}),
     lambda data, rng: _with_block(data, {"columns": list(range(65_535))}),
     lambda data, rng: _with_block(data, {"precision": "fp0"}),
+    lambda data, rng: _with_block(data, {"row_bytes": 65_535}),
+    lambda data, rng: _with_block(data, {"shared_values": 65_535}),
     lambda data, rng: _with_block(data, {"slot": 60_000}),
     lambda data, rng: _rewritten(data, {"buffer_bytes": _HUGE}),
     lambda data, rng: _rewritten(data, {"buffer_bytes": 1 << 70}),
@@ -140,7 +143,7 @@ _HOSTILE: tuple[Callable[[bytes, random.Random], bytes], ...] = (
     lambda data, rng: _rewritten(data, {"dense": []}),
     lambda data, rng: _signed(b"[" * 100_000, b""),
     lambda data, rng: _signed(b'{"kind":"increment"}', b""),
-    lambda data, rng: _signed(data[_PREFIX.size :][:64], data, version=2),
+    lambda data, rng: _signed(data[_PREFIX.size :][:64], data, version=FORMAT_VERSION - 1),
     lambda data, rng: b"",
 )
 

@@ -1,6 +1,7 @@
 """Every kind of corruption is one that an intake turns away, and the truth between them is not."""
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from serving.freshness import FreshnessMeter
 from serving.intake import Head, Intake, Outcome
 from serving.replica import Replica
 from tests.chaos.asking_client import Answer
-from tests.chaos.corruptions import _HOSTILE, KINDS, corrupt
+from tests.chaos.corruptions import _HOSTILE, KINDS, _huge_everything, _not_finite, _with_block, corrupt
 from tests.chaos.told_story import LINEAGE, Story, distinct, write_story
 
 
@@ -51,10 +52,28 @@ def test_what_a_kind_makes_is_turned_away(story: Story, kind: str) -> None:
 
 
 @pytest.mark.parametrize("number", range(len(_HOSTILE)))
-def test_each_hostile_header_is_refused_for_what_it_is(story: Story, number: int) -> None:
+def test_each_hostile_header_is_refused(story: Story, number: int) -> None:
     intake, _ = intake_at(story, 1)
     data = _HOSTILE[number](story.increments[2], random.Random(number))
     assert intake.take("hostile", data) is Outcome.REFUSED
+
+
+@pytest.mark.parametrize(
+    ("make", "reasons"),
+    [
+        (_huge_everything, {"limit_exceeded", "bad_length"}),
+        (_not_finite, {"not_finite", "bad_dense"}),
+        (lambda data, rng: _with_block(data, {"slot": 60_000}), {"unknown_slot"}),
+        (lambda data, rng: _with_block(data, {"precision": "fp0"}), {"unknown_precision"}),
+    ],
+)
+def test_headers_that_are_one_with_themselves_are_refused_for_what_they_hide(
+    story: Story, make: Callable[[bytes, random.Random], bytes], reasons: set[str]
+) -> None:
+    """Else they test no more than that JSON is parsed."""
+    intake, _ = intake_at(story, 1)
+    assert intake.take("hostile", make(story.increments[2], random.Random(1))) is Outcome.REFUSED
+    assert set(intake._feed_log.state.refused) <= reasons
 
 
 def test_the_same_seed_makes_the_same_bytes(story: Story) -> None:
