@@ -63,7 +63,6 @@ def test_each_hostile_header_is_refused(story: Story, number: int) -> None:
     [
         (_huge_everything, {"limit_exceeded", "bad_length"}),
         (_not_finite, {"not_finite", "bad_dense"}),
-        (lambda data, rng: _with_block(data, {"slot": 60_000}), {"unknown_slot"}),
         (lambda data, rng: _with_block(data, {"precision": "fp0"}), {"unknown_precision"}),
     ],
 )
