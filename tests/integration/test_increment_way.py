@@ -26,6 +26,7 @@ from serving.feed_log import FeedLog
 from serving.freshness import FreshnessMeter
 from serving.intake import Head, Intake, Outcome
 from serving.replica import Replica
+from serving.row_store import gather_pooled
 from stream_trainer.checkpoint_store import CheckpointStore
 from stream_trainer.delivery import _branched
 from stream_trainer.model_state import ModelState, settle_rows
@@ -295,8 +296,10 @@ class IncrementWay(RuleBasedStateMachine):
         theirs = store.find(ids)
         assert ((mine == ABSENT) == (theirs == ABSENT)).all()
         assert store.rows == self.table.rows
-        expected = pooled(self.table.views(), mine)
-        assert pooled(store.views, theirs).tobytes() == expected.tobytes()
+        single, alone = np.arange(ids.size + 1), np.zeros(1, np.int8)
+        expected = np.empty((ids.size, DIM), np.float32)
+        gather_bags(self.table.views(), mine, single, alone, 0, ids.size, expected)
+        assert gather_pooled(store.views, theirs, single, alone, DIM).tobytes() == expected.tobytes()
         stored = find_state(self.folder, keep_admission)  # what a start would find is the same again
         assert stored is not None
         assert stored.skipped == ()
@@ -326,13 +329,6 @@ def statistics(rows: TableChanges) -> dict[int, tuple]:
             block.ids, block.accumulators, block.counts, block.last_seen_s, strict=True
         )
     }
-
-
-def pooled(views: object, handles: np.ndarray) -> np.ndarray:
-    """Rows f32 (n, D); zeros for those that are not there."""
-    out = np.empty((handles.size, DIM), np.float32)
-    gather_bags(views, handles, np.arange(handles.size + 1), np.zeros(1, np.int8), 0, handles.size, out)
-    return out
 
 
 TestIncrementWay = IncrementWay.TestCase
