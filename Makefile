@@ -30,12 +30,12 @@ check: $(STAMP) ## Format, lint, types, layers
 	$(BIN)/lint-imports
 
 bench: $(STAMP) ## Run every benchmark in its quick form
-	@for name in table resize checkpoint train recipe ingest increment serving dimensions shifting_slot search_cost gate_band; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
+	@for name in table resize checkpoint train recipe ingest increment serving dimensions shifting_slot search_cost gate_band codecs precision turned_columns; do echo "== $$name"; $(BIN)/python -m benchmarks.$$name --quick || exit 1; done
 
 chaos: $(STAMP) ## Kill, freeze, corrupt and empty everything for at most 15 minutes; JSON as the last line
 	$(BIN)/python -m tests.chaos $(ARGS)
 
-chaos-full: $(STAMP) ## The same at full lengths, without a limit of time
+chaos-full: $(STAMP) ## The same with the kills in one loop alone, without a limit of time
 	$(BIN)/python -m tests.chaos --scale full $(ARGS)
 
 up: ## The same loop in containers: Kafka, Redis, trainer, server
