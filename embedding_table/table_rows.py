@@ -76,6 +76,18 @@ class LiveRows:
     last_seen_s: NDArray[np.uint32]
     ids: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
 
+    def part(self, start: int, stop: int) -> "LiveRows":
+        """The rows from `start` to before `stop`, as views."""
+        here = slice(start, stop)
+        return LiveRows(
+            self.handles[here],
+            self.slots[here],
+            self.bands[here],
+            self.counts[here],
+            self.last_seen_s[here],
+            self.ids[here],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class BlockUse:

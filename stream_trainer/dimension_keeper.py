@@ -156,7 +156,7 @@ class DimensionKeeper:
         self._judged = Judged()
         self._aim_bytes = 0
         self._accepted: DimensionPlan | None = None
-        self._cursor = 0
+        self._cursor = self._changed_cursor = 0
         self._heat = StreamHeat(rules.heat, rules.half_life_samples)
         self._stuck = False
         self._restored: NDArray[np.bool_] | None = None
@@ -228,7 +228,7 @@ class DimensionKeeper:
         if (not self._table.resizing or self._stuck) and self._excess_bytes > 0:
             moved += self._give_up_coldest(now_s)
         if self.rules.heat.bands > 1 and moved < max_rows:
-            moved += self._sort(self._table.changed_rows(), now_s, max_rows - moved)
+            moved += self._sort(self._some_changed_rows(max_rows), now_s, max_rows - moved)
         if self.rules.heat.bands > 1 and moved < max_rows:
             rows, self._cursor = self._table.scan_rows(self._cursor, max_rows - moved)
             moved += self._sort(rows, now_s, rows.handles.size)
@@ -472,6 +472,13 @@ class DimensionKeeper:
         coldest = coldest[np.lexsort((rows.ids[coldest], heat[coldest]))]
         enough = int(np.searchsorted(np.cumsum(costs[coldest]), excess)) + 1
         return int(self._table.erase(rows.handles[coldest[:enough]]).size)
+
+    def _some_changed_rows(self, most: int) -> LiveRows:
+        """Those that rise into hotter bands are among them: all of them, or so many, others at the next call."""
+        rows = self._table.changed_rows()
+        start = self._changed_cursor if self._changed_cursor < rows.handles.size else 0
+        self._changed_cursor = start + most if rows.handles.size > most else 0
+        return rows.part(start, start + most)
 
     def _sort(self, rows: LiveRows, now_s: int, most: int) -> int:
         """Moves at most `most` rows to the bands of their heat; those whose new band is given up go."""

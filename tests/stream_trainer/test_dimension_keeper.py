@@ -383,6 +383,20 @@ def test_rows_cross_bands_both_ways() -> None:
     assert {again[id_] for id_ in rare} == {bands - 1}
 
 
+def test_changed_rows_take_turns_where_there_are_more_than_a_quiet_moment_has_time_for() -> None:
+    run = Run(rules_with(heat=BANDS, search_every_samples=0))
+    run.learn(2, tidy=False)
+    changed = run.model.table.changed_rows().handles
+    most = -(-changed.size // 3)
+
+    seen = np.concatenate([run.keeper._some_changed_rows(most).handles for _ in range(3)])
+    assert most < changed.size
+    assert sorted(seen.tolist()) == sorted(changed.tolist())
+    assert run.keeper._some_changed_rows(most).handles.tolist() == changed[:most].tolist()
+    assert run.keeper._some_changed_rows(changed.size).handles.size == changed.size - most
+    assert run.keeper._some_changed_rows(changed.size).handles.size == changed.size
+
+
 def test_rows_of_a_band_that_is_given_up_are_erased_and_come_out_as_tombstones() -> None:
     widths = [[0, 4, 6]] * SLOTS
     run = Run(rules_with(Chosen(widths), heat=BANDS, half_life_samples=2 * ROWS, one_shot=True))
