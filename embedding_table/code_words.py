@@ -13,7 +13,7 @@ from numba.core import types
 
 from embedding_table.machine_words import RowAccess, all_lanes, in_vectors, machine_code, variable
 
-__all__ = ["ends_of_row", "write_int4", "write_int8"]
+__all__ = ["ends_of_row", "write_int2", "write_int4", "write_int8"]
 
 _LANES = 16
 _HUGE = 3.4028234663852886e38  # the largest float32
@@ -138,5 +138,23 @@ def _store_nibbles(builder: Any, out: _Bytes, element: Any, lanes: int, codes: A
     out.store(builder.lshr(element, element.type(1)), count, codes)
 
 
+def _store_quarters(builder: Any, out: _Bytes, element: Any, lanes: int, codes: Any) -> None:
+    byte, count = builder.lshr(element, element.type(2)), max(1, lanes // 4)
+    kind = ir.VectorType(_BYTE, count)
+    if lanes == 1:  # the last column: what is before it in its byte stays
+        place = builder.trunc(builder.shl(builder.and_(element, element.type(3)), element.type(1)), _BYTE)
+        before = builder.sub(builder.shl(_BYTE(1), place), _BYTE(1))
+        kept = builder.and_(builder.extract_element(out.load(byte, 1), _WORD(0)), before)
+        code = builder.or_(kept, builder.shl(builder.extract_element(codes, _WORD(0)), place))
+        out.store(byte, 1, builder.insert_element(codes, code, _WORD(0)))
+        return
+    packed = ir.Constant(kind, [0] * count)
+    for part in range(min(lanes, 4)):
+        quarter = _picked(builder, codes, codes, list(range(part, lanes, 4)))
+        packed = builder.or_(packed, builder.shl(quarter, ir.Constant(kind, [2 * part] * count)))
+    out.store(byte, count, packed)
+
+
 write_int8 = _coder(_store_bytes)
+write_int2 = _coder(_store_quarters)
 write_int4 = _coder(_store_nibbles)

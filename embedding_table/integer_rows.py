@@ -14,7 +14,7 @@ greatest one never a code so low that a smaller scale of the codebook would do.
 import numpy as np
 from numpy.typing import NDArray
 
-from embedding_table.code_words import write_int4, write_int8
+from embedding_table.code_words import write_int2, write_int4, write_int8
 from embedding_table.machine_words import add_scaled_row, sum_of_squares
 from embedding_table.packed_words import BLOCK, CODED, HALF, range_at, set_half_at, set_unpacked
 from embedding_table.row_ranges import Ends
@@ -25,7 +25,7 @@ from model_contract.compiled import kernel
 __all__ = ["code_bytes", "pack", "range_bytes", "unpack"]
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
-_ONE_BIT = np.uint64(1)
+_ONE_BIT, _TWO_BITS = np.uint64(1), np.uint64(2)
 
 
 def code_bytes(bits: int, width: int) -> int:
@@ -57,7 +57,9 @@ def _hold_ends(
             continue
         place, shift, mask = at + column, np.uint64(0), np.uint64(255)
         if bits == 4:
-            place, shift, mask = at + (column >> _ONE_BIT), (column & _ONE_BIT) << np.uint64(2), np.uint64(15)
+            place, shift, mask = at + (column >> _ONE_BIT), (column & _ONE_BIT) << _TWO_BITS, np.uint64(15)
+        elif bits == 2:
+            place, shift, mask = at + (column >> _TWO_BITS), (column & np.uint64(3)) << _ONE_BIT, np.uint64(3)
         held = np.uint64(data[place])
         code = max((held >> shift) & mask, np.uint64(least)) if value != low else np.uint64(0)
         data[place] = (held & ~(mask << shift)) | (code << shift)
@@ -81,6 +83,9 @@ def _write_row(
     if bits == 4:
         write_int4(data, at, values, start, width, bias, _ONE / scale, levels)
         at += (width + np.uint64(1)) >> np.uint64(1)
+    elif bits == 2:
+        write_int2(data, at, values, start, width, bias, _ONE / scale, levels)
+        at += (width + np.uint64(3)) >> np.uint64(2)
     else:
         write_int8(data, at, values, start, width, bias, _ONE / scale, levels)
         at += width
@@ -174,7 +179,7 @@ def pack(
         values: f32 (n, d), C order, d > 0.
         ends: least and greatest values of the rows.
         narrower: other ranges for their codes to cover, used in the rows where they lose less; None to try none.
-        bits: 4 or 8.
+        bits: 2, 4 or 8.
         form: of scale and bias.
         shared: f32, what the form shares; empty for HALF.
         threads: how many share the rows.

@@ -6,11 +6,12 @@ Knows how values of one row lie in bytes, nothing of rows' places, scales' forms
     fp16   width little-endian binary16
     int8   width bytes, one code each
     int4   (width + 1) // 2 bytes, column c in the low half of byte c // 2 where c is even, else in its high half
+    int2   (width + 3) // 4 bytes, column c in bits 2 (c % 4) and above of byte c // 4
 
 Invariant: what is unpacked for a code q is `scale * q + bias` in float32, each of the two operations rounded once, so
 that a pooled row and a decoded one are the same bits. Positions are byte positions and are not checked.
 
-Scale and bias of int8 and int4 are in one of three forms, behind the codes or apart:
+Scale and bias of codes are in one of three forms, behind the codes or apart:
 
     HALF   two binary16 behind the codes: scale, bias (as in PyTorch's packed embedding bags)
     CODED  two bytes behind the codes: numbers of a scale and of a bias in codebooks of 256 each, one after the other
@@ -79,7 +80,29 @@ def _int4(builder: Any, base: Any, element: Any, lanes: int) -> Any:
     return _bytes_to_floats(builder, codes, lanes)
 
 
-_DECODERS: dict[int, _Decoder] = {4: _int4, 8: _int8, 16: _fp16, 32: _fp32}
+def _int2(builder: Any, base: Any, element: Any, lanes: int) -> Any:
+    count = max(1, lanes // 4)
+    kind = ir.VectorType(_BYTE, count)
+    fours = _loaded(builder, base, builder.lshr(element, element.type(2)), _BYTE, count)
+    if lanes < 4:  # the last columns: they begin at an even one, perhaps in the middle of a byte
+        place = builder.shl(builder.and_(element, element.type(3)), element.type(1))
+        shift = builder.insert_element(ir.Constant(kind, ir.Undefined), builder.trunc(place, _BYTE), _WORD(0))
+        fours = builder.lshr(fours, shift)
+    three = ir.Constant(kind, [3] * count)
+    quarters = [
+        builder.and_(builder.lshr(fours, ir.Constant(kind, [2 * part] * count)), three) for part in range(min(lanes, 4))
+    ]
+    while len(quarters) > 1:  # joined end to end: part k's codes from k * count on
+        longer = ir.Constant(ir.VectorType(_WORD, 2 * quarters[0].type.count), list(range(2 * quarters[0].type.count)))
+        quarters = [builder.shuffle_vector(a, b, longer) for a, b in zip(quarters[::2], quarters[1::2], strict=True)]
+    codes = quarters[0]
+    if lanes > 4:
+        order = [_WORD(count * (lane % 4) + lane // 4) for lane in range(lanes)]
+        codes = builder.shuffle_vector(codes, codes, ir.Constant(ir.VectorType(_WORD, lanes), order))
+    return _bytes_to_floats(builder, codes, lanes)
+
+
+_DECODERS: dict[int, _Decoder] = {2: _int2, 4: _int4, 8: _int8, 16: _fp16, 32: _fp32}
 
 
 def _unpacker(*, add: bool) -> Callable[..., Any]:
@@ -117,7 +140,7 @@ def _unpacker(*, add: bool) -> Callable[..., Any]:
 
     unpack.__doc__ = (
         f"target[at : at + width] {'+=' if add else '='} the row that begins at byte `start` of `memory`, its values "
-        "in `bits` bits each: 4, 8, 16 or 32. Scale and bias are those of its codes, if it has any."
+        "in `bits` bits each: 2, 4, 8, 16 or 32. Scale and bias are those of its codes, if it has any."
     )
     return machine_code(unpack)
 

@@ -9,8 +9,9 @@ or `greedy` and the scales are the row's own as binary16 (no suffix), `coded` in
     fp16                  2 d                   -
     int8_minmax, _greedy  d + 4                 -
     int4_minmax, _greedy  (d + 1) // 2 + 4      -
+    int2_minmax, _greedy  (d + 3) // 4 + 4      -
     ..._coded             2 less                2048 bytes, so it pays from 1025 rows on
-    int8/4_minmax_block   d, (d + 1) // 2       8 bytes
+    ..._minmax_block      4 less                8 bytes
 
 An encoded block is one C-contiguous u8 (n, row bytes), little-endian, and f32 (k,) of shared values: both go into an
 increment and into a server's memory as they are. A later block may be encoded with the shared values of an earlier one,
@@ -268,7 +269,7 @@ class RowCodec:
 
 def _all_codecs() -> dict[str, RowCodec]:
     codecs = [RowCodec("fp32", 32), RowCodec("fp16", 16)]
-    for bits in (8, 4):
+    for bits in (8, 4, 2):
         for greedy, search in ((False, "minmax"), (True, "greedy")):
             codecs.append(RowCodec(f"int{bits}_{search}", bits, greedy))
             codecs.append(RowCodec(f"int{bits}_{search}_coded", bits, greedy, CODED))

@@ -37,7 +37,7 @@ _CUT = np.uint32(0xFFFFE000)  # the 13 bits of a float32 that a short float does
 _BELOW_HALF, _ONE, _CUT_BITS = np.uint32(0x0FFF), np.uint32(1), np.uint32(13)
 _SHORT_ULP = np.float32(2.0**-10)
 SHORT_FINEST = np.float32(2.0**-100)  # finest step where a scale has the exponents of a float32
-FINEST = {bits: np.float32((1 << bits) * 2.0**-23) for bits in (4, 8)}  # where it is a binary16, by bits of a code
+FINEST = {bits: np.float32((1 << bits) * 2.0**-23) for bits in (2, 4, 8)}  # where it is a binary16, by bits of a code
 LARGEST_SHORT = np.float32(65504 * 2.0**112)
 _ZERO = np.float32(0)
 

@@ -49,6 +49,8 @@ CODECS_SEARCHED = (
     "int4_greedy",
     "int4_greedy_coded",
     "int4_minmax_block",
+    "int2_greedy_coded",
+    "int2_minmax_block",
 )
 _BEFORE = "before"
 _SLICE_ROWS = 20_000

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from embedding_table.code_words import ends_of_row, write_int4, write_int8
+from embedding_table.code_words import ends_of_row, write_int2, write_int4, write_int8
 from model_contract.compiled import kernel
 
-WIDTHS = [1, 2, 3, 5, 8, 13, 16, 17, 31, 32, 40]
+WIDTHS = [1, 2, 3, 4, 5, 6, 7, 8, 13, 16, 17, 31, 32, 40]
 
 
 @kernel
@@ -18,6 +18,8 @@ def _ends(values: np.ndarray, width: int) -> tuple[np.float32, np.float32, np.fl
 def _write(data: np.ndarray, values: np.ndarray, width: int, bits: int, bias: np.float32, inverse: np.float32) -> None:
     if bits == 4:
         write_int4(data, 2, values, 3, width, bias, inverse, np.float32(15))
+    elif bits == 2:
+        write_int2(data, 2, values, 3, width, bias, inverse, np.float32(3))
     else:
         write_int8(data, 2, values, 3, width, bias, inverse, np.float32(255))
 
@@ -34,7 +36,7 @@ def test_ends(width: int) -> None:
         assert np.isnan(_ends(values, width)[2])
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_codes(width: int, bits: int) -> None:
     rng = np.random.default_rng(width)
@@ -47,8 +49,7 @@ def test_codes(width: int, bits: int) -> None:
     _write(data, values, width, bits, bias, inverse)
 
     codes = np.clip(np.rint((values[3 : width + 3] - bias) * inverse), 0, levels).astype(np.uint8)
-    size = width if bits == 8 else (width + 1) // 2
-    if bits == 4:
-        pairs = np.append(codes, np.zeros(width % 2, np.uint8)).reshape(-1, 2)
-        codes = pairs[:, 0] | pairs[:, 1] << 4
+    size, share = (bits * width + 7) // 8, 8 // bits
+    parts = np.append(codes, np.zeros(size * share - width, np.uint8)).reshape(size, share)
+    codes = np.bitwise_or.reduce(parts << (bits * np.arange(share)).astype(np.uint8), axis=1)
     np.testing.assert_array_equal(data, np.concatenate([data[:2], codes, np.full(58 - size, 0xA5, np.uint8)]))

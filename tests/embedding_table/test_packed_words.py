@@ -17,7 +17,7 @@ from embedding_table.packed_words import (
 )
 from model_contract.compiled import kernel
 
-WIDTHS = [1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 31, 32, 33, 47, 64]
+WIDTHS = [1, 2, 3, 4, 5, 6, 7, 8, 15, 16, 17, 31, 32, 33, 47, 64]
 
 
 @kernel
@@ -68,11 +68,13 @@ def _row(rng: np.random.Generator, width: int, bits: int) -> tuple[bytes, np.nda
     codes = rng.integers(0, 1 << bits, width)
     if bits == 8:
         return codes.astype(np.uint8).tobytes(), codes.astype(np.float32)
-    nibbles = np.append(codes, np.zeros(width % 2, np.int64)).reshape(-1, 2)
-    return (nibbles[:, 0] | nibbles[:, 1] << 4).astype(np.uint8).tobytes(), codes.astype(np.float32)
+    share = 8 // bits
+    parts = np.append(codes, np.zeros(-width % share, np.int64)).reshape(-1, share)
+    packed = np.bitwise_or.reduce(parts << (bits * np.arange(share)), axis=1)
+    return packed.astype(np.uint8).tobytes(), codes.astype(np.float32)
 
 
-@pytest.mark.parametrize("bits", [4, 8, 16, 32])
+@pytest.mark.parametrize("bits", [2, 4, 8, 16, 32])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_rows_are_unpacked_bit_by_bit(width: int, bits: int) -> None:
     rng = np.random.default_rng(width)

@@ -116,7 +116,7 @@ def test_a_later_block_is_packed_with_the_same_shared_values(codec: RowCodec) ->
 
 def test_greedy_never_loses_more_than_minmax() -> None:
     rows = np.random.default_rng(4).standard_normal((500, 16)).astype(np.float32)
-    for bits in (8, 4):
+    for bits in (8, 4, 2):
         for suffix in ("", "_coded"):
             losses = []
             minmax = CODECS[f"int{bits}_minmax{suffix}"].encode(rows)
@@ -137,6 +137,8 @@ def test_bytes_a_row() -> None:
     assert sizes["int4_greedy_coded"] == [0, 3, 4, 6, 10]
     assert sizes["int8_minmax_block"] == [0, 1, 4, 7, 16]
     assert sizes["int4_minmax_block"] == [0, 1, 2, 4, 8]
+    assert sizes["int2_greedy"] == [0, 5, 5, 6, 8]
+    assert sizes["int2_minmax_block"] == [0, 1, 1, 2, 4]
 
 
 @every_codec
