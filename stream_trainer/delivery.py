@@ -232,6 +232,7 @@ class Delivery:
         self.counts.write_s = time.perf_counter() - begin
         self._at_step("before_publish")
         self.on_durable(cut.manifest)
+        self._at_step("after_commit")
         return cut
 
     def _catch_up(self, cut: ModelState | None) -> None:

@@ -20,7 +20,15 @@ from tests.chaos.sample_ledger import Verdict
 from tests.chaos.stage import ScenarioResult, Stage, read_folder, until
 
 STEPS = frozenset(
-    {"after_write", "after_fsync", "after_rename", "after_folder_fsync", "before_publish", "after_publish"}
+    {
+        "after_write",
+        "after_fsync",
+        "after_rename",
+        "after_folder_fsync",
+        "before_publish",
+        "after_commit",
+        "after_publish",
+    }
 )
 """What the writer and the publisher must pass; whatever else they pass is killed at as well."""
 

@@ -2,7 +2,7 @@
 
 Works through `at_step`, the one seam that production has for it. A death raises `Killed`, which nothing catches; what
 lies in the folder afterwards is what a start after it would find. The steps: after_write, after_fsync, after_rename,
-after_folder_fsync (`state_file`), before_publish, after_publish (`delivery`).
+after_folder_fsync (`state_file`), before_publish, after_commit, after_publish (`delivery`).
 """
 
 import errno
