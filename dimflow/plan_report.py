@@ -14,7 +14,7 @@ from rich.text import Text
 
 from dimension_search.plan import BlockPlan, DimensionPlan, Verdict
 
-__all__ = ["bytes_for_people", "console_for_tables", "draw_plans", "print_plans", "verdict_text"]
+__all__ = ["bytes_for_people", "console_for_tables", "draw_plans", "made_text", "print_plans", "verdict_text"]
 
 _COLOURS = {"applied": "green", "refused": "red", "planned": "yellow"}
 _WIDTH_WITHOUT_TERMINAL = 150
@@ -46,9 +46,8 @@ def _history(plans: Sequence[DimensionPlan]) -> Table:
         table.add_column(heading, no_wrap=True, justify="right")
     table.add_column("verdict", overflow="fold", min_width=9)
     for plan in plans:
-        when = datetime.fromtimestamp(plan.created_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
         table.add_row(
-            Text.assemble(when, (f"\n{plan.trigger}, {plan.planner}", "dim")),
+            made_text(plan.created_ms, plan.trigger, plan.planner),
             f"{plan.samples_trained:,}",
             Text.assemble(
                 _change(plan.bytes_before, plan.bytes_after), (f"\nof {bytes_for_people(plan.budget_bytes)}", "dim")
@@ -63,6 +62,12 @@ def _log_loss(verdict: Verdict | None) -> str:
     if verdict is None or not verdict.samples:
         return "–"
     return f"{verdict.log_loss_before:.5f}\n→ {verdict.log_loss_after:.5f}"
+
+
+def made_text(created_ms: int, trigger: str, by: str) -> Text:
+    """When a plan was made, in UTC, and in a second line what asked for it and who made it."""
+    when = datetime.fromtimestamp(created_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return Text.assemble(when, (f"\n{trigger}, {by}", "dim"))
 
 
 def verdict_text(verdict: Verdict | None) -> Text:

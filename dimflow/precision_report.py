@@ -5,7 +5,6 @@ verdict; every tier of the plan in force its rows, bytes, error and reason.
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -13,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dimension_search.precision_plan import PrecisionPlan, TierPlan
-from dimflow.plan_report import bytes_for_people, console_for_tables, verdict_text
+from dimflow.plan_report import bytes_for_people, console_for_tables, made_text, verdict_text
 
 __all__ = ["draw_precision", "in_force", "print_precision"]
 
@@ -46,9 +45,8 @@ def _searches(plans: Sequence[PrecisionPlan]) -> Table:
         table.add_column(heading, no_wrap=True, justify="right")
     table.add_column("verdict", overflow="fold", min_width=9)
     for plan in plans:
-        when = datetime.fromtimestamp(plan.created_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
         table.add_row(
-            Text.assemble(when, (f"\n{plan.trigger}, {plan.policy}", "dim")),
+            made_text(plan.created_ms, plan.trigger, plan.policy),
             f"{plan.samples_trained:,}",
             Text.assemble(bytes_for_people(plan.bytes_after), (f"\n{_share(plan)}", "dim")),
             str(len(plan.candidates)),

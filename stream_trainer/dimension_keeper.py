@@ -50,6 +50,7 @@ logger = logging.getLogger(__name__)
 
 SLICE_ROWS = 20_000
 _SMALLEST_WINDOW = 512
+_WINDOW = "window_"  # before the names of a window's sums in a state
 _LOW_MARK = 0.99  # of the budget: giving up rows looks at all of them, so it must not be due after every batch
 
 
@@ -256,7 +257,7 @@ class DimensionKeeper:
         }
         arrays |= evidence_arrays(self._remembered, "remembered_") | progress_arrays(self._progress())
         if self._trigger is not None:
-            arrays |= {f"window_{name}": values for name, values in self._sums.state().items()}
+            arrays |= {_WINDOW + name: values for name, values in self._sums.state().items()}
             arrays |= evidence_arrays(self._found, "found_")
         sums = self._table.saliency()
         arrays |= {"running_first": sums.first, "running_squared": sums.squared}
@@ -319,7 +320,8 @@ class DimensionKeeper:
         self._found = evidence_of(arrays, "found_")
         if self._trigger is not None:
             self._sums = self._new_sums()
-            self._sums.restore({name: arrays[f"window_{name}"] for name in self._sums.state()})
+            found = {name: arrays[name] for name in arrays if name.startswith(_WINDOW)}
+            self._sums.restore({name.removeprefix(_WINDOW): values for name, values in found.items()})
 
     def resume(self) -> None:
         """After rows were restored: a resize that was under way goes on, missing rows are in the hottest band."""
@@ -449,9 +451,7 @@ class DimensionKeeper:
                 self._accepted = plan
         elif verdict.decision == "refused":
             self.refused += 1
-            if (
-                plan.bytes_after < plan.bytes_before
-            ):  # half of the way at the next search, which the budget asks for soon
+            if plan.bytes_after < plan.bytes_before:  # half of the way next time, which the budget asks for soon
                 self._aim_bytes = math.isqrt(plan.bytes_before * plan.bytes_after)
         self.last_plan = plan
         self._plan = self._trigger = self._found = None
@@ -474,7 +474,7 @@ class DimensionKeeper:
         return int(self._table.erase(rows.handles[coldest[:enough]]).size)
 
     def _some_changed_rows(self, most: int) -> LiveRows:
-        """Those that rise into hotter bands are among them: all of them, or so many, others at the next call."""
+        """Rows that were used since the last cut, so that risen ones wait for no scan: all, or so many in turn."""
         rows = self._table.changed_rows()
         start = self._changed_cursor if self._changed_cursor < rows.handles.size else 0
         self._changed_cursor = start + most if rows.handles.size > most else 0
