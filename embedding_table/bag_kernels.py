@@ -19,7 +19,7 @@ from embedding_table.row_layout import TableViews, slab_of, value_offset
 from embedding_table.saliency_sums import fold_products
 from embedding_table.slot_update import update_share
 from embedding_table.update_scratch import UpdateScratch, new_scratch
-from model_contract.compiled import fast_kernel, kernel
+from model_contract.compiled import fast_kernel, kernel, lean_kernel
 
 __all__ = [
     "POOLED_AT_ONCE",
@@ -36,7 +36,7 @@ POOLED_AT_ONCE = np.uint64(256)
 ROWS_AHEAD = np.uint64(64)  # lookups of long bags
 
 
-@kernel
+@lean_kernel
 def one_member_each(offsets: NDArray[np.int64], lo_bag: int, hi_bag: int) -> bool:
     """Whether each of these bags has exactly one lookup."""
     others = 0
@@ -45,7 +45,7 @@ def one_member_each(offsets: NDArray[np.int64], lo_bag: int, hi_bag: int) -> boo
     return others == 0
 
 
-@kernel
+@lean_kernel
 def _scatter_row(
     columns: NDArray[np.uint16], values: NDArray[np.float32], start: np.uint64, out: NDArray[np.float32], at: np.uint64
 ) -> None:
@@ -53,7 +53,7 @@ def _scatter_row(
         out[at + np.uint64(columns[place])] += values[start + place]
 
 
-@kernel
+@lean_kernel
 def _place_row(
     columns: NDArray[np.uint16], values: NDArray[np.float32], start: np.uint64, out: NDArray[np.float32], at: np.uint64
 ) -> None:
@@ -62,7 +62,7 @@ def _place_row(
         out[at + np.uint64(columns[place])] = values[start + place]
 
 
-@kernel
+@lean_kernel
 def _copy_rows(
     views: TableViews,
     handles: NDArray[np.uint32],
@@ -94,7 +94,7 @@ def _copy_rows(
                 _place_row(columns, values, value_offset(handle, width), out, at)
 
 
-@kernel
+@lean_kernel
 def _pool_rows(
     views: TableViews,
     handles: NDArray[np.uint32],
@@ -104,14 +104,15 @@ def _pool_rows(
     hi_bag: int,
     out: NDArray[np.float32],
     dim: np.uint64,
+    starts: NDArray[np.uint64],
 ) -> None:
+    """Pooling of any bags; `starts` u64 (POOLED_AT_ONCE,) is working memory."""
     values, slab_width, slab_block, block_columns = (
         views.values,
         views.slab_width,
         views.slab_block,
         views.block_columns,
     )
-    starts = np.empty(POOLED_AT_ONCE, np.uint64)
     end = np.uint64(offsets[hi_bag])
     for bag in range(lo_bag, hi_bag):
         at = np.uint64(bag - lo_bag) * dim
@@ -169,7 +170,8 @@ def gather_bags(
     if one_member_each(offsets, lo_bag, hi_bag):
         _copy_rows(views, handles, np.uint64(offsets[lo_bag]), np.uint64(hi_bag - lo_bag), flat, dim)
     else:
-        _pool_rows(views, handles, offsets, pooling, lo_bag, hi_bag, flat, dim)
+        starts = np.empty(POOLED_AT_ONCE, np.uint64)
+        _pool_rows(views, handles, offsets, pooling, lo_bag, hi_bag, flat, dim, starts)
 
 
 @fast_kernel

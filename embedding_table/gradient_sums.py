@@ -15,14 +15,14 @@ from embedding_table.machine_words import add_row, add_scaled_row, copy_row, fil
 from embedding_table.row_adagrad import POOL_MEAN, PREFETCH_AHEAD
 from embedding_table.row_layout import ACCUMULATOR, TableViews, state_offset
 from embedding_table.update_scratch import UpdateScratch
-from model_contract.compiled import kernel
+from model_contract.compiled import lean_kernel
 
 __all__ = ["sum_of_bags", "sum_of_single_lookups"]
 
 _ONE = np.uint64(1)
 
 
-@kernel
+@lean_kernel
 def sum_of_single_lookups(
     views: TableViews,
     handles: NDArray[np.uint32],
@@ -67,7 +67,7 @@ def sum_of_single_lookups(
     return rows
 
 
-@kernel
+@lean_kernel
 def sum_of_bags(
     views: TableViews,
     handles: NDArray[np.uint32],

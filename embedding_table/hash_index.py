@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from embedding_table.kernel_arrays import kernel_array
 from embedding_table.machine_words import prefetch
-from model_contract.compiled import kernel
+from model_contract.compiled import kernel, lean_kernel
 
 __all__ = ["ABSENT", "BYTES_PER_ID", "HashIndex"]
 
@@ -27,7 +27,8 @@ _MAX_LOAD = 0.7
 _GROWTH = 1.5
 _SMALLEST_CAPACITY = 1024
 _ENTRY_BYTES = 12
-_AHEAD = 32
+_AHEAD = np.uint64(32)
+_PROBED_WORDS = np.uint64(11)
 BYTES_PER_ID = _ENTRY_BYTES / _MAX_LOAD  # of an index that is as full as it may be
 
 
@@ -39,30 +40,38 @@ def _place(low: np.uint32, high: np.uint32, capacity: np.uint64) -> np.uint64:
     return np.uint64(((mixed >> np.uint64(32)) * capacity) >> np.uint64(32))
 
 
+@lean_kernel
+def _find_all(
+    entries: NDArray[np.uint32], ids: NDArray[np.uint64], out: NDArray[np.uint32], bases: NDArray[np.uint64]
+) -> None:
+    """Probes id after id; `bases` u64 (a power of two above _AHEAD,) holds where the next probes start."""
+    words, ring = np.uint64(entries.size), np.uint64(bases.size - 1)
+    capacity = np.uint64(entries.size // 3)
+    for k in range(np.uint64(ids.size) + _AHEAD):
+        if k < np.uint64(ids.size):
+            base = _place(np.uint32(ids[k]), np.uint32(ids[k] >> np.uint64(32)), capacity) * np.uint64(3)
+            bases[k & ring] = base
+            prefetch(entries, base)
+            prefetch(entries, base + _PROBED_WORDS)  # a probe of a few entries often ends in the next line
+        if k < _AHEAD:
+            continue
+        at = k - _AHEAD
+        low, high = np.uint32(ids[at]), np.uint32(ids[at] >> np.uint64(32))
+        base = bases[at & ring]
+        while True:
+            flipped = entries[base + np.uint64(2)]
+            found = (entries[base] == low) & (entries[base + np.uint64(1)] == high)
+            if found | (flipped == _EMPTY):  # one branch: which of the two it is cannot be foretold
+                out[at] = flipped ^ ABSENT
+                break
+            base += np.uint64(3)
+            if base == words:
+                base = np.uint64(0)
+
+
 @kernel
 def _find(entries: NDArray[np.uint32], ids: NDArray[np.uint64], out: NDArray[np.uint32]) -> None:
-    capacity = np.uint64(entries.size // 3)
-    places = np.empty(_AHEAD, np.uint64)
-    for start in range(0, ids.size, _AHEAD):
-        count = min(_AHEAD, ids.size - start)
-        for k in range(count):
-            low = np.uint32(ids[start + k])
-            high = np.uint32(ids[start + k] >> np.uint64(32))
-            places[k] = _place(low, high, capacity)
-            prefetch(entries, places[k] * np.uint64(3))
-        for k in range(count):
-            low = np.uint32(ids[start + k])
-            high = np.uint32(ids[start + k] >> np.uint64(32))
-            at = places[k]
-            while True:
-                base = at * np.uint64(3)
-                flipped = entries[base + np.uint64(2)]
-                if flipped == _EMPTY or (entries[base] == low and entries[base + np.uint64(1)] == high):
-                    out[start + k] = flipped ^ ABSENT
-                    break
-                at += np.uint64(1)
-                if at == capacity:
-                    at = np.uint64(0)
+    _find_all(entries, ids, out, np.empty(np.uint64(2) * _AHEAD, np.uint64))
 
 
 @kernel
@@ -70,8 +79,8 @@ def _insert(entries: NDArray[np.uint32], ids: NDArray[np.uint64], handles: NDArr
     """Sets ids -> handles, new or not; answers how many ids were new. There must be room."""
     capacity = np.uint64(entries.size // 3)
     added = 0
-    for k in range(ids.size):
-        if k + _AHEAD < ids.size:
+    for k in range(np.uint64(ids.size)):
+        if k + _AHEAD < np.uint64(ids.size):
             ahead = ids[k + _AHEAD]
             place = _place(np.uint32(ahead), np.uint32(ahead >> np.uint64(32)), capacity)
             prefetch(entries, place * np.uint64(3))

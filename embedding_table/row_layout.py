@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model_contract.compiled import kernel
+from model_contract.compiled import lean_kernel
 
 __all__ = [
     "ACCUMULATOR",
@@ -108,32 +108,32 @@ _SLAB_WORDS = np.uint64(SLAB_WORDS)
 _ONE = np.uint64(1)
 
 
-@kernel
+@lean_kernel
 def slab_of(handle: np.uint32) -> np.uint64:
     """Number of the row's slab."""
     return np.uint64(handle) >> _ROW_BITS
 
 
-@kernel
+@lean_kernel
 def row_of(handle: np.uint32) -> np.uint64:
     """Number of the row in its slab."""
     return np.uint64(handle) & _ROW_MASK
 
 
-@kernel
+@lean_kernel
 def live_bit(handle: np.uint32) -> tuple[np.uint64, np.uint64]:
     """Where a slab's `live` says whether the row lives: number of the word, and the bit alone."""
     row = row_of(handle)
     return row >> np.uint64(6), _ONE << (row & np.uint64(63))
 
 
-@kernel
+@lean_kernel
 def value_offset(handle: np.uint32, width: int | np.uint64) -> np.uint64:
     """Where the first value of a row of `width` columns lies in `values`."""
     return slab_of(handle) * _SLAB_WORDS + row_of(handle) * np.uint64(width)
 
 
-@kernel
+@lean_kernel
 def state_offset(handle: np.uint32, state_words: int | np.uint64) -> np.uint64:
     """Where the row's first state word lies in `words` (a float among them: in `values`)."""
     return (slab_of(handle) + _ONE) * _SLAB_WORDS - (row_of(handle) + _ONE) * np.uint64(state_words)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from embedding_table.errors import BadRows
 from embedding_table.row_layout import RunningSaliency, TableViews
 from embedding_table.update_scratch import UpdateScratch
-from model_contract.compiled import kernel
+from model_contract.compiled import lean_kernel
 
 __all__ = ["SaliencySums", "carry_over", "copy_sums", "fold_products", "join_products", "restore_sums"]
 
@@ -38,7 +38,7 @@ class SaliencySums:
     updates: float
 
 
-@kernel
+@lean_kernel
 def fold_products(views: TableViews, scratch: UpdateScratch) -> None:
     """Ends one update: takes what the scratch gathered of its rows into the running sums and empties the scratch."""
     running = views.saliency
@@ -68,7 +68,7 @@ def fold_products(views: TableViews, scratch: UpdateScratch) -> None:
         signed[k] = 0
 
 
-@kernel
+@lean_kernel
 def join_products(into: UpdateScratch, other: UpdateScratch) -> None:
     """Adds one thread's sums to another's and empties them."""
     for k in range(into.products.size):

@@ -1,4 +1,4 @@
-"""The one decorator that compiles kernels: numba, without the interpreter lock, cached on disk.
+"""The decorators that compile kernels: numba, without the interpreter lock, cached on disk.
 
 Knows nothing of what a kernel computes. Invariant: a cached binary is never older than any kernel source of this
 distribution. numba's own cache looks at the file of the decorated function alone, so a kernel that inlines another
@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 import numba
 from numba.core import config
 
-__all__ = ["fast_kernel", "kernel"]
+__all__ = ["fast_kernel", "kernel", "lean_fast_kernel", "lean_kernel"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -47,6 +47,10 @@ def _use_cache_folder(root: Path) -> None:
 _use_cache_folder(Path(__file__).resolve().parent.parent)
 
 
+_FAST = {"reassoc", "contract", "nsz", "arcp"}
+_LEAN: dict[str, Any] = {"_nrt": False}  # as numba compiles its own merge sort; not in its documentation
+
+
 def kernel(function: F) -> F:
     """Compiles `function` with numba on first call: nopython, GIL released, IEEE arithmetic, cached on disk."""
     return cast("F", numba.njit(nogil=True, cache=True)(function))
@@ -58,5 +62,19 @@ def fast_kernel(function: F) -> F:
     NaN and infinity keep their meaning. The result is the same at every run of one binary, but not the strict
     left-to-right sum: use it where trainer and server run this very kernel or where a tolerance is stated.
     """
-    options = {"reassoc", "contract", "nsz", "arcp"}
-    return cast("F", numba.njit(nogil=True, cache=True, fastmath=options)(function))
+    return cast("F", numba.njit(nogil=True, cache=True, fastmath=_FAST)(function))
+
+
+def lean_kernel(function: F) -> F:
+    """As `kernel`, for functions that allocate nothing: compiled without reference counts of arrays.
+
+    numba counts a reference to every array at the start and end of each kernel, inlined ones too, in atomic
+    instructions on a word that all threads share, and drops a pair of these only where no branch lies between. Called
+    once a row that costs more than the row itself. What is handed in is held by the caller; slices of it may be taken.
+    """
+    return cast("F", numba.njit(nogil=True, cache=True, **_LEAN)(function))
+
+
+def lean_fast_kernel(function: F) -> F:
+    """As `fast_kernel` and `lean_kernel` both."""
+    return cast("F", numba.njit(nogil=True, cache=True, fastmath=_FAST, **_LEAN)(function))

@@ -5,9 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import numpy as np
 
-from model_contract.compiled import fast_kernel, kernel
+from model_contract.compiled import fast_kernel, kernel, lean_fast_kernel, lean_kernel
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,6 +40,34 @@ def test_kernels_release_the_lock_and_keep_nan() -> None:
     for value in values:
         sequential += value
     assert _strict_sum(values) == sequential
+
+
+@lean_kernel
+def _lean_part(values, least, into):
+    for place in range(values.size):
+        if values[place] > least:
+            into[0] += values[place]
+
+
+@lean_fast_kernel
+def _lean_sum(values, into):
+    for start in range(values.size):
+        _lean_part(values[start : start + 1], 1, into)
+
+
+def test_lean_kernels_count_no_references() -> None:
+    values, into = np.arange(5.0), np.zeros(1)
+    held = sys.getrefcount(values), sys.getrefcount(into)
+    _lean_sum(values, into)
+    assert into[0] == 2 + 3 + 4
+    assert held == (sys.getrefcount(values), sys.getrefcount(into))
+    for function in (_lean_part, _lean_sum):
+        assert function.targetoptions["nogil"]
+        free = numba.njit(**{k: v for k, v in function.targetoptions.items() if k not in ("cache", "nopython")})(
+            function.py_func
+        )
+        free(values, 1, into) if function is _lean_part else free(values, into)
+        assert all("NRT_" not in code for code in free.inspect_asm().values())
 
 
 def test_a_change_in_any_kernel_source_starts_a_new_cache_folder(tmp_path: Path) -> None:
