@@ -51,7 +51,7 @@ class BagUpdater:
         grad = kernel_array(grad)
         bags, dim = grad.shape
         if handles.size * dim < _PARALLEL_FLOATS or self._threads == 1:
-            self._reserve(1, handles.size, dim)
+            self._reserve(1, handles.size, bags // pooling.size, dim)
             scratch = self._scratches[0]
             update_bags(
                 self._views,
@@ -70,7 +70,7 @@ class BagUpdater:
             )
             return
         parts = self._threads
-        self._reserve(parts, handles.size, dim)
+        self._reserve(parts, handles.size, bags // pooling.size, dim)
         rate, tiny, left, flat = np.float32(lr), np.float32(eps), np.float32(decay), grad.reshape(-1)
         reference = np.float32(reference_width)
         lengths = np.zeros(parts, np.int64)
@@ -106,11 +106,13 @@ class BagUpdater:
             join_products(self._scratches[0], scratch)
         fold_products(self._views, self._scratches[0])
 
-    def _reserve(self, parts: int, lookups: int, dim: int) -> None:
+    def _reserve(self, parts: int, lookups: int, slot_bags: int, dim: int) -> None:
         held = self._scratches[0].row.size if self._scratches else -1
-        if len(self._scratches) >= parts and held >= lookups:
+        held_bags = self._scratches[0].share.bag_square.size if self._scratches else -1
+        if len(self._scratches) >= parts and held >= lookups and held_bags >= min(slot_bags, lookups):
             return
         blocks = self._views.block_width.size
         count = max(parts, len(self._scratches))
-        self._scratches = [new_scratch(max(held, lookups), dim, blocks) for _ in range(count)]
-        self._dirty = [np.empty(max(held, lookups), np.uint32) for _ in range(parts if parts > 1 else 0)]
+        lookups, slot_bags = max(held, lookups), max(held_bags, slot_bags)
+        self._scratches = [new_scratch(lookups, dim, blocks, slot_bags) for _ in range(count)]
+        self._dirty = [np.empty(lookups, np.uint32) for _ in range(parts if parts > 1 else 0)]

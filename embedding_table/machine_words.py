@@ -30,7 +30,6 @@ __all__ = [
     "prefetch_row",
     "sum_of_squares",
     "variable",
-    "weighted_sum_of_rows",
 ]
 
 _LANES = 16
@@ -91,10 +90,11 @@ def variable(builder: Any, kind: Any) -> Any:
 
 def all_lanes(builder: Any, lanes: int, scalar: Any) -> Any:
     """A vector with the scalar in every lane."""
-    vector = ir.Constant(ir.VectorType(ir.FloatType(), lanes), ir.Undefined)
-    for lane in range(lanes):
-        vector = builder.insert_element(vector, scalar, _LANE_NUMBER(lane))
-    return vector
+    vector = builder.insert_element(
+        ir.Constant(ir.VectorType(ir.FloatType(), lanes), ir.Undefined), scalar, _LANE_NUMBER(0)
+    )
+    first_lane = ir.Constant(ir.VectorType(_LANE_NUMBER, lanes), [0] * lanes)
+    return builder.shuffle_vector(vector, vector, first_lane)
 
 
 def _sum_lanes(builder: Any, lanes: int, vector: Any) -> Any:
@@ -303,35 +303,3 @@ def add_rows(
         return context.get_dummy_value()
 
     return types.void(target, types.uint64, types.uint64, source, starts, types.uint64, types.uint64), generate
-
-
-@machine_code
-def weighted_sum_of_rows(
-    typing_context: Any, target: Any, at: Any, width: Any, source: Any, rows: Any, weights: Any, begin: Any, end: Any
-) -> Any:
-    """target[at : at + width] = sum over k in begin .. end of weights[k] * row number rows[k] (i32) of `source`."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        target_row = RowAccess(context, builder, signature.args[0], *arguments[:2])
-        source_row = RowAccess(context, builder, signature.args[3], arguments[3], arguments[6].type(0))
-        width, begin, end = arguments[2], arguments[6], arguments[7]
-        integer = begin.type
-        numbers = context.make_array(signature.args[4])(context, builder, arguments[4]).data
-        factors = context.make_array(signature.args[5])(context, builder, arguments[5]).data
-
-        def emit(element: Any, lanes: int) -> None:
-            vector = ir.VectorType(ir.FloatType(), lanes)
-            total = variable(builder, vector)
-            builder.store(ir.Constant(vector, [0.0] * lanes), total)
-            with cgutils.for_range_slice(builder, begin, end, integer(1), integer) as (k, _):
-                number = builder.sext(builder.load(builder.gep(numbers, [k])), integer)
-                factor = all_lanes(builder, lanes, builder.load(builder.gep(factors, [k])))
-                values = source_row.load(builder.add(builder.mul(number, width), element), lanes)
-                product = builder.fmul(factor, values, flags=_FAST)
-                builder.store(builder.fadd(builder.load(total), product, flags=_FAST), total)
-            target_row.store(element, lanes, builder.load(total))
-
-        in_vectors(builder, width, emit)
-        return context.get_dummy_value()
-
-    return types.void(target, types.uint64, types.uint64, source, rows, weights, types.uint64, types.uint64), generate

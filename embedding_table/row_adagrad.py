@@ -25,9 +25,9 @@ from embedding_table.row_layout import (
     value_offset,
 )
 from embedding_table.update_scratch import UpdateScratch
-from model_contract.compiled import fast_kernel
+from model_contract.compiled import lean_fast_kernel
 
-__all__ = ["POOL_MEAN", "PREFETCH_AHEAD", "train_rows"]
+__all__ = ["POOL_MEAN", "PREFETCH_AHEAD", "adagrad_step", "note_training", "train_rows"]
 
 PREFETCH_AHEAD = np.uint64(32)  # lookups; to read a row its first line is enough, the machine fetches on by itself
 _LINE_FLOATS = np.uint64(16)
@@ -35,7 +35,61 @@ POOL_MEAN = 1  # pooling code; 0 is the sum
 _ONE = np.uint64(1)
 
 
-@fast_kernel
+@lean_fast_kernel
+def adagrad_step(
+    accumulator: np.float32,
+    squares: np.float32,
+    width: np.uint64,
+    rate: np.float32,
+    tiny: np.float32,
+    reference_width: np.float32,
+) -> tuple[np.float32, np.float32]:
+    """A row's new accumulator and what its gradient is to be multiplied by, to be taken away from its values.
+
+    Args:
+        accumulator: what is left of the one before.
+        squares: of the gradient in the row's columns, their sum.
+        width: d.
+        rate: learning rate.
+        tiny: added to the root of the accumulator.
+        reference_width: rows wider than this learn at rate * sqrt(reference_width / d); 0 for all at `rate`.
+    """
+    # np.divide, unlike `/`, cannot raise
+    columns = np.float32(width if width else _ONE)
+    accumulator += np.divide(squares, columns)
+    step = np.divide(rate, np.sqrt(accumulator) + tiny)
+    if reference_width > 0 and columns > reference_width:
+        step *= np.sqrt(np.divide(reference_width, columns))
+    return accumulator, step
+
+
+@lean_fast_kernel
+def note_training(
+    values: NDArray[np.float32],
+    words: NDArray[np.uint32],
+    state: np.uint64,
+    handle: np.uint32,
+    accumulator: np.float32,
+    lookups: np.uint32,
+    now_s: int,
+    dirty: NDArray[np.uint32],
+    dirty_length: int,
+) -> int:
+    """Writes a trained row's state; appends it to `dirty` if it was not marked, answers that list's new length.
+
+    Takes the two arrays and not all views: what is called once a row must stay small enough to be inlined.
+    """
+    values[state + ACCUMULATOR] = accumulator
+    words[state + LAST_SEEN] = np.uint32(now_s)
+    if not words[state + COUNT] & DIRTY_BIT:
+        dirty[np.uint64(dirty_length)] = handle
+        dirty_length += 1
+    count = np.abs(values[state + COUNT]) + np.float32(lookups)
+    values[state + COUNT] = -count  # never zero, so the sign is kept
+    return dirty_length
+
+
+@lean_fast_kernel
 def train_rows(
     views: TableViews,
     dim: np.uint64,
@@ -74,10 +128,7 @@ def train_rows(
             for column in range(width):  # columns ascend, so none is overwritten before it is read
                 totals[total + column] = totals[total + np.uint64(block_columns[block, column])]
         squares = sum_of_squares(totals, total, width)
-        accumulator = left * accumulators[number] + squares / np.float32(width if width else _ONE)
-        step = rate / (np.sqrt(accumulator) + tiny)
-        if reference_width > 0 and np.float32(width) > reference_width:
-            step *= np.sqrt(reference_width / np.float32(width))
+        accumulator, step = adagrad_step(left * accumulators[number], squares, width, rate, tiny, reference_width)
         start = value_offset(handle, width)
         if salient:
             add_scaled_row_noting_products(
@@ -87,11 +138,7 @@ def train_rows(
         else:
             add_scaled_row(values, start, totals, total, width, -step)
         state = state_offset(handle, state_words)
-        values[state + ACCUMULATOR] = accumulator
-        words[state + LAST_SEEN] = np.uint32(now_s)
-        if not words[state + COUNT] & DIRTY_BIT:
-            dirty[np.uint64(dirty_length)] = handle
-            dirty_length += 1
-        count = np.abs(values[state + COUNT]) + np.float32(counts[number])
-        values[state + COUNT] = -count  # never zero, so the sign is kept
+        dirty_length = note_training(
+            values, words, state, handle, accumulator, counts[number], now_s, dirty, dirty_length
+        )
     return dirty_length

@@ -13,7 +13,6 @@ from embedding_table.machine_words import (
     prefetch,
     prefetch_row,
     sum_of_squares,
-    weighted_sum_of_rows,
 )
 from model_contract.compiled import kernel
 
@@ -58,11 +57,6 @@ def _add_scaled_noting(
 @kernel
 def _squares(source: np.ndarray, start: int, width: int) -> np.float32:
     return sum_of_squares(source, start, width)
-
-
-@kernel
-def _weighted(target: np.ndarray, width: int, source: np.ndarray, rows: np.ndarray, weights: np.ndarray) -> None:
-    weighted_sum_of_rows(target, 1, width, source, rows, weights, 1, rows.size)
 
 
 @kernel
@@ -121,19 +115,6 @@ def test_products_are_of_the_row_as_it_was(width: int) -> None:
     np.testing.assert_array_equal(target, plain)
     np.testing.assert_array_equal(sums, expected_sums)
     np.testing.assert_allclose(squares, expected_squares, rtol=1e-6, atol=1e-7)
-
-
-@pytest.mark.parametrize("width", WIDTHS[1:])
-def test_weighted_sum_of_rows(width: int) -> None:
-    rng = np.random.default_rng(width)
-    source = rng.standard_normal((9, width)).astype(np.float32)
-    rows = np.array([8, 0, 3, 3, 5, 0], np.int32)
-    weights = rng.standard_normal(6).astype(np.float32)
-    target = np.full(width + 2, 5, np.float32)
-    _weighted(target, width, source, rows, weights)
-    expected = (weights[1:, None].astype(np.float64) * source[rows[1:]]).sum(axis=0)
-    np.testing.assert_allclose(target[1:-1], expected, rtol=1e-5, atol=1e-6)
-    assert target[0] == target[-1] == 5
 
 
 @pytest.mark.parametrize("width", [*WIDTHS, 128, 130])

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from embedding_table.update_scratch import new_scratch
+from embedding_table.row_layout import ROW_BITS, SLAB_WORDS, TRAINED_STATE_WORDS
+from embedding_table.update_scratch import ROWS_AT_ONCE, new_scratch
 
 
 @pytest.mark.parametrize(("lookups", "dim", "floats"), [(0, 0, 0), (0, 16, 16), (10, 16, 160), (1 << 20, 64, 1 << 21)])
@@ -11,10 +12,24 @@ def test_sizes(lookups: int, dim: int, floats: int) -> None:
     scratch = new_scratch(lookups, dim)
     assert scratch.gradient.size == floats
     summed = ("products", "squares", "block_rows", "signed")
-    fixed = {"gradient", "digit_count", *summed}
+    fixed = {"gradient", "share", *summed}
     assert {array.size for name, array in scratch._asdict().items() if name not in fixed} == {lookups}
     assert all(getattr(scratch, name).size == 0 for name in summed)
     assert scratch.gradient.dtype == np.float32
+
+
+@pytest.mark.parametrize("lookups", [1, 10, 1 << 16])
+def test_room_for_a_slot_and_for_the_rows_of_a_slab_beyond_those_at_once(lookups: int) -> None:
+    most = ROWS_AT_ONCE + SLAB_WORDS // TRAINED_STATE_WORDS
+    share = new_scratch(lookups, 16, slot_bags=500).share
+    assert share.key.size == share.other_key.size == lookups
+    assert share.bag_square.size * 16 == share.bag_gradient.size == min(500, lookups) * 16
+    assert {array.size for array in (share.row, share.lookups, share.bag, share.start, share.origin, share.step)} == {
+        min(lookups, most)
+    }
+    assert share.sum.size == min(lookups, most) * 16
+    assert share.place_row.size == 1 << ROW_BITS
+    assert share.sum.ctypes.data % 64 == share.bag_gradient.ctypes.data % 64 == 0
 
 
 def test_room_for_saliency_is_empty() -> None:
