@@ -119,7 +119,7 @@ def _list_rows(
             ahead = handle_of(keys[lookup + _LOOKUPS_AHEAD])
             width_ahead = np.uint64(views.slab_width[slab_of(ahead)])
             prefetch_row(values, value_offset(ahead, width_ahead), width_ahead)
-            prefetch(words, state_offset(ahead, state_words))
+            prefetch(words, state_offset(ahead, state_words) + ACCUMULATOR)
         handle = handle_of(keys[lookup])
         if slab_of(handle) != slab:
             slab = slab_of(handle)
