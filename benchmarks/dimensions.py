@@ -9,7 +9,8 @@ is of the bytes that uniform D = 32 takes at the end of the stream: 4 bytes a co
 - uniform: one width for all from the start.
 - mde: mixed dimensions by power law of the final table sizes, known beforehand (Ginart et al. 2019), from the start.
 - magnitude, sseds: uniform D = 32, pruned once after a quarter of the stream (SSEDS: Qu et al. 2022), then on.
-- continual_slots, continual_bands: dimflow's search every 50,000 samples, columns up to 64, without and with bands.
+- continual_slots, continual_bands: dimflow's search every 50,000 samples, without and with bands; columns up to 64, at
+  first 32 or as few as the budget asks for.
 - on request only: METHOD_linear, with `align = linear` (`--align linear` for all methods named), and METHOD_cold or
   METHOD_warm_cold, whose first layer starts anew after a resize (`--after-resize cold_first_layer` for all).
 
@@ -52,7 +53,7 @@ FILES = {"globo": CLICKS.name, "movielens": "movielens_1m_half.parquet", "criteo
 ROWS = {"globo": 1_000_000, "movielens": 487_650, "criteo": 80_000}
 METHODS = ("uniform", "magnitude", "mde", "sseds", "continual_slots", "continual_bands")
 SHARES = (1.0, 0.5, 0.25, 0.125, 0.0625)
-DIM, WIDEST = 32, 64
+DIM, WIDEST, START_WIDTH = 32, 64, 32
 ENDINGS = ("_linear", "_warm_cold", "_cold")
 _SORT_SAMPLES = 16_384
 _EVERYTHING = 1 << 40
@@ -132,6 +133,7 @@ def rules_of(method: str, share: float, data: str, rows: int) -> DimensionRules:
             first_search_samples=2048,
             search_every_samples=50_000,
             budget_search_samples=8192,
+            start_width=START_WIDTH,
             after_resize=after,
         )
     return DimensionRules(

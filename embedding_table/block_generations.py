@@ -16,6 +16,7 @@ from embedding_table.row_arena import RowArena, checked_columns
 
 __all__ = ["GENERATIONS", "BlockGenerations"]
 
+_NO_COLUMNS = np.empty(0, np.uint16)
 GENERATIONS = 4  # blocks that an arena needs room for, for each home
 
 
@@ -38,6 +39,7 @@ class BlockGenerations:
         self._arena = arena
         self._newest = [arena.define_block(wanted, home) for home, wanted in enumerate(self.checked(columns))]
         self._draining: dict[int, list[int]] = {}  # by home, oldest first
+        self._seeded: dict[int, NDArray[np.uint16]] = {}  # by home, of the newest
 
     def newest(self, home: int) -> int:
         """The block that takes a home's new rows."""
@@ -52,8 +54,12 @@ class BlockGenerations:
         return [block for home in range(self.homes) for block in self.of(home)]
 
     def draining(self) -> list[tuple[int, int]]:
-        """(old block, newest of the same home) of all that drain."""
-        return [(block, self._newest[home]) for home, blocks in self._draining.items() for block in blocks]
+        """(old block, its home) of all that drain."""
+        return [(block, home) for home, blocks in self._draining.items() for block in blocks]
+
+    def seeded(self, home: int) -> NDArray[np.uint16]:
+        """Columns u16 (k,) that do not begin at zero for the rows that drain into a home's newest generation."""
+        return self._seeded.get(home, _NO_COLUMNS)
 
     def rows_draining(self) -> int:
         """Live rows of all that drain."""
@@ -91,13 +97,14 @@ class BlockGenerations:
             )
             raise ResizeUnderway(message)
 
-    def begin(self, home: int, columns: NDArray[np.uint16]) -> None:
-        """A newest generation with these columns for a home; one that drains and has them becomes it again."""
+    def begin(self, home: int, columns: NDArray[np.uint16], seeded: NDArray[np.uint16] = _NO_COLUMNS) -> None:
+        """A newest generation with these columns for a home, see `seeded`; one that drains and has them becomes it."""
         blocks = self.of(home)
         again = [block for block in blocks if np.array_equal(self._arena.columns(block), columns)]
         newest = again[0] if again else self._arena.define_block(columns, home)
         self._newest[home] = newest
         self._draining[home] = [block for block in blocks if block != newest]
+        self._seeded[home] = seeded
 
     def retire_empty(self) -> None:
         """Retires old generations that have no slab left."""

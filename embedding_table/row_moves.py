@@ -17,11 +17,13 @@ from embedding_table.hash_index import ABSENT, HashIndex
 from embedding_table.row_arena import RowArena
 from embedding_table.row_budget import RowBudget
 from embedding_table.row_layout import ROW_BITS
-from embedding_table.trained_rows import keep_live
+from embedding_table.trained_rows import keep_live, start_columns
 
 __all__ = ["RowMover"]
 
 _ROWS_AT_ONCE = 1 << 14
+_GROWN_SCALE = 8.0  # times a newborn row's: about as large as what is trained is, which a column has to catch up with
+_NO_COLUMNS = np.empty(0, np.uint16)
 
 
 class RowMover:
@@ -32,22 +34,46 @@ class RowMover:
         index: of their ids.
         budget: over both.
         changes: lists of changed rows.
+        seed: of the table.
+        init_scale: first values of newborn rows are uniform in [-init_scale, init_scale).
     """
 
-    def __init__(self, arena: RowArena, index: HashIndex, budget: RowBudget, changes: ChangeLists) -> None:
+    def __init__(
+        self,
+        arena: RowArena,
+        index: HashIndex,
+        budget: RowBudget,
+        changes: ChangeLists,
+        *,
+        seed: int,
+        init_scale: float,
+    ) -> None:
         self._arena = arena
         self._index = index
         self._budget = budget
         self._changes = changes
+        self._seed = np.uint64(seed & 0xFFFFFFFFFFFFFFFF)
+        self._grown_scale = _GROWN_SCALE * init_scale
 
-    def move(self, handles: NDArray[np.uint32], target: int) -> int:
-        """Moves live rows u32 (n,) of one other block, each named once, to this one; answers how many found room."""
+    def move(self, handles: NDArray[np.uint32], target: int, seeded: NDArray[np.uint16] = _NO_COLUMNS) -> int:
+        """Moves rows to a block.
+
+        Args:
+            handles: u32 (n,), live rows of one other block, each named once.
+            target: the block.
+            seeded: u16 (k,), columns that begin with random values where they are new to the rows; others with zero.
+
+        Returns:
+            how many found room.
+        """
         if handles.size == 0:
             return 0
         views = self._arena.views()
         source = int(views.slab_block[handles[0] >> np.uint32(ROW_BITS)])
         old_columns = self._arena.columns(source)
-        places = column_places(old_columns, self._arena.columns(target))
+        columns = self._arena.columns(target)
+        places = column_places(old_columns, columns)
+        grown = np.flatnonzero((places < 0) & np.isin(columns, seeded))
         moved = 0
         while moved < handles.size:
             part = handles[moved : moved + _ROWS_AT_ONCE]
@@ -60,6 +86,8 @@ class RowMover:
             part = part[: new.size]
             ids = np.empty(new.size, np.uint64)
             copy_changed(views, part, new, places, old_columns.size, ids)
+            if grown.size:
+                start_columns(views, new, ids, grown, self._seed, self._grown_scale)
             self._index.replace(ids, new)
             self._arena.free(part)
             moved += new.size

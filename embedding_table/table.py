@@ -109,7 +109,7 @@ class EmbeddingTable:
         self._updater = BagUpdater(self._arena.views(), self._threads)
         self._changes = ChangeLists(self._arena.views())
         self._budget = RowBudget(budget_bytes, self._arena, self._index, self._changes)
-        self._mover = RowMover(self._arena, self._index, self._budget, self._changes)
+        self._mover = RowMover(self._arena, self._index, self._budget, self._changes, seed=seed, init_scale=init_scale)
         self._births = RowBirths(
             self._arena,
             self._index,
@@ -281,11 +281,15 @@ class EmbeddingTable:
             handles, offsets, pooling_codes, grad.reshape(bags, self.dim), lr, eps, now_s, decay, reference_width
         )
 
-    def begin_resize(self, columns: Sequence[NDArray[np.uint16]]) -> None:
+    def begin_resize(
+        self, columns: Sequence[NDArray[np.uint16]], seeded: Sequence[NDArray[np.uint16]] | None = None
+    ) -> None:
         """Gives (slots, bands) other columns, at a cut; no row moves yet, new ones are born with these.
 
         Args:
             columns: u16 (d,) of each (slot, band), as the constructor takes them; those that stay are left alone.
+            seeded: u16 (k,) of each slot, columns that begin with random values in rows that get them now; all others
+                begin at zero. A product of two new columns gives neither a gradient while both are zero.
 
         Raises:
             BadRows: columns out of order or range; nothing has changed then.
@@ -300,21 +304,24 @@ class EmbeddingTable:
             for home in homes:
                 old = self._arena.columns(self._generations.newest(home))
                 carry_over(self.views().saliency, home, old, wanted[home])
-                self._generations.begin(home, wanted[home])
+                seeds = () if seeded is None else (seeded[home // self.bands],)
+                self._generations.begin(home, wanted[home], *seeds)
 
     def resize_some(self, max_rows: int) -> int:
         """Moves up to `max_rows` rows to their new columns, at a cut, and marks them as changed.
 
-        Columns in common keep their values, new ones start at zero, others are lost; accumulator, count and last use
-        follow. Rows that find no room within the budget stay as they are, right for every use; try again later.
+        Columns in common keep their values, new ones start at zero or as `begin_resize` was told, others are lost;
+        accumulator, count and last use follow. Rows that find no room within the budget stay as they are, right for
+        every use; try again later.
 
         Returns:
             rows moved.
         """
         with self._lock:
             moved = 0
-            for old, newest in self._generations.draining():
-                moved += self._mover.move(self._arena.first_handles(old, max_rows - moved), newest)
+            for old, home in self._generations.draining():
+                some = self._arena.first_handles(old, max_rows - moved)
+                moved += self._mover.move(some, self._generations.newest(home), self._generations.seeded(home))
             self._tidy()
             return moved
 

@@ -36,6 +36,7 @@ __all__ = [
     "keep_live",
     "mark_rows",
     "read_statistics",
+    "start_columns",
     "start_rows",
     "take_marks",
     "unmark_dead",
@@ -50,6 +51,14 @@ def _mix(word: np.uint64) -> np.uint64:
     word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.uint64(word ^ (word >> np.uint64(31)))
+
+
+@kernel
+def _first_value(stream: np.uint64, column: np.uint64) -> np.float32:
+    """Uniform in [-1, 1), from the stream of an id."""
+    counter = column + np.uint64(1)
+    bits = _mix(stream + counter * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
+    return np.float32(bits) * np.float32(2.0**-23) - np.float32(1)
 
 
 @kernel
@@ -100,9 +109,7 @@ def start_rows(
         start = value_offset(handle, width)
         stream = _mix(ids[k] ^ _mix(seed))
         for column in range(width):
-            counter = np.uint64(block_columns[block, column]) + np.uint64(1)
-            bits = _mix(stream + counter * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
-            unit = np.float32(bits) * np.float32(2.0**-23) - np.float32(1)
+            unit = _first_value(stream, np.uint64(block_columns[block, column]))
             values[start + np.uint64(column)] = unit * np.float32(scale)
         state = state_offset(handle, state_words)
         words[state + ID_LOW] = np.uint32(ids[k])
@@ -111,6 +118,36 @@ def start_rows(
         words[state + LAST_SEEN] = np.uint32(now_s)
         length = _mark(words, state + COUNT, handle, listed, length)
     return length
+
+
+@kernel
+def start_columns(
+    views: TableViews,
+    handles: NDArray[np.uint32],
+    ids: NDArray[np.uint64],
+    places: NDArray[np.int64],
+    seed: np.uint64,
+    scale: float,
+) -> None:
+    """Writes first values into some columns of rows that have learned in others.
+
+    Args:
+        views: of the table; training must not run.
+        handles: u32 (n,), rows of one block.
+        ids: u64 (n,).
+        places: i64 (k,), of the columns among those of the block.
+        seed: of the table.
+        scale: values are uniform in [-scale, scale): those of a newborn row of the id, but for the scale.
+    """
+    values = views.values
+    for k in range(handles.size):
+        width = views.slab_width[slab_of(handles[k])]
+        block = views.slab_block[slab_of(handles[k])]
+        start = value_offset(handles[k], width)
+        stream = _mix(ids[k] ^ _mix(seed))
+        for place in places:
+            unit = _first_value(stream, np.uint64(views.block_columns[block, place]))
+            values[start + np.uint64(place)] = unit * np.float32(scale)
 
 
 @kernel

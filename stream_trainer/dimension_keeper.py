@@ -30,6 +30,7 @@ from embedding_table.saliency_sums import SaliencySums
 from embedding_table.table import EmbeddingTable, LiveRows, RowsOfBlock
 from feature_admission.eviction import lowest_rows
 from model_contract.schema import ModelSchema
+from stream_trainer.column_growth import first_stage, seeded_columns, starting_width
 from stream_trainer.errors import StateError
 from stream_trainer.prepared_batch import PreparedBatch
 from stream_trainer.saliency_pass import LookedUp, SaliencyPass
@@ -86,6 +87,8 @@ class DimensionRules:
         tolerance: relative rise of their log-loss up to which a plan is applied.
         memory: weight of what earlier searches found.
         one_shot: whether no search follows one that was applied, as published methods do.
+        start_width: columns of all rows until the first search has judged them, fewer where a few thousand such rows
+            would not keep to `max_bytes`; 0 for all. What is not there yet cannot fit chance.
         after_resize: what becomes of the first layer that reads the rows when a plan that changes columns is applied:
             "keep", or "cold_first_layer" to start it anew, as SSEDS is published.
     """
@@ -109,6 +112,7 @@ class DimensionRules:
     tolerance: float = 0.05
     memory: float = 0.5
     one_shot: bool = False
+    start_width: int = 0
     after_resize: Literal["keep", "cold_first_layer"] = "keep"
 
 
@@ -157,12 +161,17 @@ class DimensionKeeper:
         self._judged = Judged()
         self._aim_bytes = 0
         self._accepted: DimensionPlan | None = None
+        self._seeded: list[list[int]] | None = None
+        self._may_seed = schema.align == "zero_pad" and not schema.dense  # else a new column meets more than zeros
         self._cursor = self._changed_cursor = 0
         self._heat = StreamHeat(rules.heat, rules.half_life_samples)
         self._stuck = False
         self._restored: NDArray[np.bool_] | None = None
         self.fitted = False
         table.set_birth_bands(np.full(table.slots, rules.heat.birth_band, np.int32))
+        if rules.start_width:
+            width = starting_width(rules.start_width, table.dim, rules.max_bytes)
+            self._resize_at_once([np.arange(width, dtype=np.uint16)] * (table.slots * table.bands))
         self.resume()
 
     @property
@@ -219,11 +228,8 @@ class DimensionKeeper:
             rows moved or given up.
         """
         self._asked = self._asked or self._requested()
-        if self._accepted is not None:
-            self._table.begin_resize(self._accepted.columns)
-            self._accepted = None
-            if self.rules.after_resize == "cold_first_layer":
-                self._step.restart_first_layer()
+        if self._accepted is not None and (self._stuck or not self._table.resizing):
+            self._begin_stage(self._accepted)
         moved = self._table.resize_some(max_rows) if self._table.resizing else 0
         self._stuck = self._table.resizing and moved == 0  # no room for wider rows until others go
         if (not self._table.resizing or self._stuck) and self._excess_bytes > 0:
@@ -268,6 +274,7 @@ class DimensionKeeper:
         """Takes back what `state` returned, before rows are restored; a state that knows no widths changes nothing.
 
         Rows that a resize had not reached come back with the columns they were published with: what replicas have.
+        Where it was giving them random values in new columns, they get zeros.
 
         Args:
             arrays: of the state.
@@ -277,6 +284,9 @@ class DimensionKeeper:
             StateError: the state has other bands.
         """
         if "active" not in arrays:
+            if self.rules.start_width:  # its rows were trained at full width
+                everything = np.arange(self._table.dim, dtype=np.uint16)
+                self._resize_at_once([everything] * (self._table.slots * self._table.bands))
             return
         active = arrays["active"]
         if active.shape != self._active().shape:
@@ -287,9 +297,7 @@ class DimensionKeeper:
         held = self._restored.copy()
         for block in blocks:
             held[block.slot, block.band, block.columns] = True
-        self._table.begin_resize(_column_lists(held))
-        while self._table.resize_some(SLICE_ROWS):
-            pass
+        self._resize_at_once(_column_lists(held))
         self._heat.restore(arrays["marks"])
         sums = SaliencySums(arrays["running_first"], arrays["running_squared"], float(arrays["running_updates"][0]))
         self._table.restore_saliency(sums)
@@ -308,7 +316,32 @@ class DimensionKeeper:
             plan=self._plan,
             judged=self._judged,
             accepted=self._accepted,
+            seeded=self._seeded,
         )
+
+    def _begin_stage(self, plan: DimensionPlan) -> None:
+        """Begins to give blocks the columns of a plan; where some of them are seeded, those first."""
+        if self._seeded is None:
+            active = self._active()
+            wanted = np.zeros_like(active)
+            for block, columns in zip(wanted.reshape(-1, self._table.dim), plan.columns, strict=True):
+                block[columns] = True
+            rows = np.array([use.rows for use in self._table.block_uses()]).reshape(self._table.slots, -1).sum(axis=1)
+            self._seeded = seeded_columns(active, wanted, rows) if self._may_seed else []
+            if any(self._seeded):
+                seeds = [np.array(columns, np.uint16) for columns in self._seeded]
+                self._table.begin_resize(_column_lists(first_stage(active, wanted, self._seeded)), seeds)
+                return
+        self._table.begin_resize(plan.columns)
+        self._accepted = self._seeded = None
+        if self.rules.after_resize == "cold_first_layer":
+            self._step.restart_first_layer()
+
+    def _resize_at_once(self, columns: Sequence[NDArray[np.uint16]]) -> None:
+        """For a table that holds its missing rows alone."""
+        self._table.begin_resize(columns)
+        while self._table.resize_some(SLICE_ROWS):
+            pass
 
     def _go_on_searching(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         progress = progress_of(arrays)
@@ -316,7 +349,7 @@ class DimensionKeeper:
             return
         self._mode, self._asked, self._trigger = progress.mode, progress.asked, progress.trigger
         self._window, self._plan, self._judged = progress.window, progress.plan, progress.judged
-        self._accepted = progress.accepted
+        self._accepted, self._seeded = progress.accepted, progress.seeded
         self._found = evidence_of(arrays, "found_")
         if self._trigger is not None:
             self._sums = self._new_sums()

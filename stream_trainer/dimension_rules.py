@@ -55,6 +55,7 @@ def dimension_rules(settings: TrainerSettings, dim: int) -> DimensionRules | Non
         judge_samples=settings.search_judge_samples,
         memory=settings.search_memory,
         tolerance=settings.search_tolerance,
+        start_width=settings.dimension_start_width if every else 0,
         after_resize=settings.after_resize,
     )
 

@@ -40,7 +40,8 @@ class SearchProgress(msgspec.Struct, kw_only=True):
         window: samples of its evidence.
         plan: to be judged; None while evidence is gathered.
         judged: of the plan so far.
-        accepted: waits for the next quiet moment.
+        accepted: waits for the next quiet moment, or for its first stage to end.
+        seeded: columns of each slot that this stage gives random values; None before it has begun.
     """
 
     mode: str = "apply"
@@ -50,6 +51,7 @@ class SearchProgress(msgspec.Struct, kw_only=True):
     plan: DimensionPlan | None = None
     judged: Judged = msgspec.field(default_factory=Judged)
     accepted: DimensionPlan | None = None
+    seeded: list[list[int]] | None = None
 
     @property
     def any(self) -> bool:

@@ -93,6 +93,9 @@ class TrainerSettings:
         0.5, "what they may take as a share of all rows at full width", minimum=0.001, maximum=1
     )
     dimension_floor: int = setting(1, "columns that every slot keeps; 0 lets a search drop slots", minimum=0)
+    dimension_start_width: int = setting(
+        32, "columns of a fresh model's rows until the first search, where one is due; 0 for all", minimum=0
+    )
     dimension_bands: str = setting(
         "0.03,0.5", "heats between the popularity bands of a slot, ascending, comma-separated; empty for one band"
     )

@@ -24,13 +24,13 @@ def test_an_old_generation_stays_until_it_has_no_slab() -> None:
     generations.begin(1, *_columns(6))
     assert generations.of(1) == [1, 2]
     assert generations.in_order() == [0, 1, 2]
-    assert generations.draining() == [(1, 2)]
+    assert generations.draining() == [(1, 1)]
     assert generations.rows_draining() == 5
     assert arena.views().block_home[:3].tolist() == [0, 1, 1]
     assert arena.width(generations.newest(1)) == 6
     arena.free(rows)
     generations.retire_empty()
-    assert generations.draining() == [(1, 2)]
+    assert generations.draining() == [(1, 1)]
     arena.release_slabs()
     generations.retire_empty()
     assert generations.draining() == []
@@ -45,6 +45,10 @@ def test_columns_that_drain_still_become_the_newest_again() -> None:
     generations.begin(0, *_columns(3))
     assert generations.newest(0) == 0
     assert generations.draining() == [(2, 0)]
+    assert generations.seeded(0).tolist() == []
+    generations.begin(0, *_columns(6), np.array([4, 5], np.uint16))
+    assert generations.seeded(0).tolist() == [4, 5]
+    assert generations.seeded(1).tolist() == []
 
 
 def test_says_when_there_are_too_many() -> None:

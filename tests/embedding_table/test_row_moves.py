@@ -348,3 +348,32 @@ def test_missing_rows_move_too(twins: Callable) -> None:
     assert table.missing_handles[1] == old[1]
     assert [(b.slot, b.band) for b in table.all_rows().blocks] == [(0, 1), (1, 0)]
     assert table.live_rows().handles.size == 0
+
+
+def test_seeded_columns_begin_as_those_of_a_larger_newborn_and_others_at_zero() -> None:
+    ids = np.arange(1, 301, dtype=np.uint64)
+    slots = (ids % np.uint64(2)).astype(np.int32)
+
+    def filled(columns: np.ndarray | None) -> EmbeddingTable:
+        narrow = None if columns is None else [columns] * 2
+        table = EmbeddingTable(2, 8, 4 << 20, 7, 0.05, 0.1, (501, 502), columns=narrow)
+        assert (table.insert(ids, slots, 0) != ABSENT).all()
+        return table
+
+    wide, table = filled(None), filled(np.array([0, 3], np.uint16))
+    born = wide.read_rows(wide.find(ids))
+    table.begin_resize(
+        [np.array([0, 1, 2, 3, 5], np.uint16)] * 2, [np.array([1, 5, 6], np.uint16), np.empty(0, np.uint16)]
+    )
+    before = table.read_rows(table.find(ids))
+    assert table.resize_some(1000) == ids.size + 2
+
+    grown = table.read_rows(table.find(ids))
+    np.testing.assert_array_equal(grown[:, [0, 3]], before[:, [0, 3]])
+    assert not grown[:, [2, 4, 6, 7]].any()
+    np.testing.assert_allclose(grown[slots == 0][:, [1, 5]], 8 * born[slots == 0][:, [1, 5]], rtol=1e-6)
+    assert not grown[slots == 1][:, [1, 5]].any()
+
+    table.begin_resize([np.arange(8, dtype=np.uint16)] * 2)  # nobody is seeded any more
+    table.resize_some(1000)
+    np.testing.assert_array_equal(table.read_rows(table.find(ids)), grown)

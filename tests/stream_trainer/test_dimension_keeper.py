@@ -16,6 +16,7 @@ from dimension_search.heat import HeatBands
 from dimension_search.plan import DimensionPlan
 from embedding_table.table import ABSENT
 from model_contract.samples import SampleBatch
+from model_contract.schema import ModelSchema
 from stream_trainer.dimension_keeper import DimensionRules
 from stream_trainer.errors import StateError
 from stream_trainer.learner import Learner
@@ -25,6 +26,7 @@ from tests.stream_trainer.samples import SCHEMA, samples, settings
 from tests.stream_trainer.test_learner import assert_same, complete
 
 MODEL = replace(SCHEMA, dim=8, bottom=(6, 8)[:1])
+WITHOUT_DENSE = replace(MODEL, dense=(), bottom=())
 SLOTS, DIM = len(MODEL.sparse), MODEL.dim
 BANDS = HeatBands((0.03, 0.5))
 EVERYTHING = 1 << 30
@@ -66,17 +68,24 @@ def rules_with(planner: object = None, **changes: object) -> DimensionRules:
 class Run:
     """One learner on a stream of its own, a second for every batch of samples."""
 
-    def __init__(self, rules: DimensionRules, requested: Callable[[], str | None] = lambda: None, **changes: object):
+    def __init__(
+        self,
+        rules: DimensionRules,
+        requested: Callable[[], str | None] = lambda: None,
+        schema: ModelSchema = MODEL,
+        **changes: object,
+    ):
         self.plans: list[DimensionPlan] = []
+        self.schema = schema
         options = settings(admission="always", **changes)
-        self.model: Learner = make_learner(MODEL, options, None, rules, self.plans.append, requested)
+        self.model: Learner = make_learner(schema, options, None, rules, self.plans.append, requested)
         assert self.model.dimensions is not None
         self.keeper = self.model.dimensions
         self.generator = np.random.default_rng(3)
         self.now_s = 1_000
 
     def batch(self, ids: int = 200) -> SampleBatch:
-        return samples(self.generator, ROWS, MODEL, ids)
+        return samples(self.generator, ROWS, self.schema, ids)
 
     def learn(self, batches: int = 1, ids: int = 200, max_rows: int = EVERYTHING, tidy: bool = True) -> None:
         for _ in range(batches):
@@ -87,7 +96,7 @@ class Run:
 
     def logits(self, batch: SampleBatch) -> np.ndarray:
         """Predictions by a restored copy, of one micro-batch: nothing is learned in between."""
-        twin = make_learner(MODEL, settings(admission="always"), None, replace(self.keeper.rules))
+        twin = make_learner(self.schema, settings(admission="always"), None, replace(self.keeper.rules))
         state = self.model.fresh_state(0)
         twin.restore(state)
         return twin.step.train(twin.table, twin.prepare(batch, self.now_s), self.now_s)[:128]
@@ -316,6 +325,61 @@ def test_shrinking_is_the_mask_and_growth_changes_no_logit(seed: int) -> None:
         assert run.logits(held_out).tobytes() == masked.tobytes()
 
 
+@pytest.mark.parametrize("schema", [WITHOUT_DENSE, MODEL], ids=["without dense", "with dense"])
+def test_columns_new_to_all_slots_change_no_logit_and_learn_in_all(schema: ModelSchema) -> None:
+    run = Run(rules_with(Chosen(DIM), heat=BANDS, drop_cold=False, start_width=3), schema=schema)
+    assert run.widths() == [3] * (SLOTS * 3)
+    while not run.plans:
+        run.learn(1, tidy=False)
+    held_out = run.known(run.batch())
+    old = rows_by_id(run)
+    run.keeper.keep(run.now_s, 40)
+    newborn = run.known(run.batch())
+    newborn.ids[::2] += np.uint64(100_000)
+    run.model.prepare(newborn, run.now_s)  # rows that are born while others grow
+    before, of_newborn = run.logits(held_out), run.logits(newborn)
+    slices = 0
+    while run.keeper.needs_quiet:
+        run.keeper.keep(run.now_s, 40)
+        assert run.logits(held_out).tobytes() == before.tobytes()
+        assert run.logits(newborn).tobytes() == of_newborn.tobytes()
+        slices += 1
+    assert slices > 5
+    assert run.widths() == [DIM] * (SLOTS * 3)
+
+    grown = rows_by_id(run)
+    seeded = {id_ for id_, (_, values, _) in grown.items() if values[3:].any()} & old.keys()
+    slots = {grown[id_][0] // 3 for id_ in seeded}
+    assert len(slots) == (schema is WITHOUT_DENSE)  # the dense vector is random in all columns: nobody needs seeds
+    assert seeded == {id_ for id_ in old if old[id_][0] // 3 in slots}
+    run.learn(1)
+    for slot in range(SLOTS):
+        learned = [values[3:].all() for block, values, _ in rows_by_id(run).values() if block // 3 == slot]
+        assert sum(learned) > 20
+
+
+def test_restored_between_the_stages_of_growth_it_ends_them() -> None:
+    rules = searching(Chosen(3, DIM), drop_cold=False, search_every_samples=3072)
+    run = Run(rules, schema=WITHOUT_DENSE)
+    cuts = Cuts(run)
+    while len(run.plans) < 2:
+        run.model.tidy(run.now_s, EVERYTHING)
+        run.learn(1, ids=400, tidy=False)
+    run.keeper.keep(run.now_s, 1)
+    assert run.model.table.resizing
+    assert len(set(run.widths())) == 2  # one slot first
+    cuts.take()
+
+    other = cuts.restored(searching(Chosen(DIM), drop_cold=False, search_every_samples=3072))
+    held_out = run.known(run.batch())
+    before = run.logits(held_out)
+    assert other.logits(held_out).tobytes() == before.tobytes()
+    while other.keeper.needs_quiet:
+        other.keeper.keep(other.now_s, 60)
+    assert other.logits(held_out).tobytes() == before.tobytes()
+    assert other.widths() == [DIM] * (SLOTS * 3)
+
+
 def test_an_accepted_plan_is_applied_in_slices_and_new_columns_learn() -> None:
     run = Run(rules_with(Chosen(3, DIM), search_every_samples=4096))
     run.learn(7, ids=2000)
@@ -468,7 +532,7 @@ class Cuts:
         return merge_states(self.base, self.deltas, self.run.model.merge_admission(self.base.admission, pages))
 
     def restored(self, rules: DimensionRules) -> Run:
-        other = Run(rules)
+        other = Run(rules, schema=self.run.schema)
         other.model.restore(self.merged())
         other.generator = np.random.default_rng(77)
         self.run.generator = np.random.default_rng(77)
@@ -584,14 +648,18 @@ def test_a_search_under_way_is_ended_by_the_restored_as_by_the_one_that_never_st
     assert run.keeper.last_plan == other.keeper.last_plan or stage == "accepted"
 
 
-def test_a_state_without_searches_goes_on_with_them_and_missing_rows_are_hot() -> None:
+@pytest.mark.parametrize("start_width", [0, 2])
+def test_a_state_without_searches_goes_on_with_them_and_missing_rows_are_hot(start_width: int) -> None:
     plain = make_learner(MODEL, settings(admission="always"))
     generator = np.random.default_rng(0)
     for now_s in range(3):
         plain.learn(plain.prepare(samples(generator, ROWS, MODEL), now_s), now_s)
-    run = Run(searching(Chosen([[0, 3, 5]] * SLOTS)))
+    run = Run(searching(Chosen([[0, 3, 5]] * SLOTS), start_width=start_width))
     run.model.restore(plain.fresh_state(0))
 
+    assert run.widths() == [DIM] * (SLOTS * 3)
+    for id_, (_, values, _) in rows_by_id(run).items():
+        np.testing.assert_array_equal(values, plain.table.read_rows(plain.table.find(np.array([id_], np.uint64)))[0])
     bands = run.model.table.bands
     found = rows_by_id(run)
     assert {found[int(id_)][0] % bands for id_ in MODEL.missing_ids} == {bands - 1}

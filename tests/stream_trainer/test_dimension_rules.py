@@ -25,6 +25,7 @@ def test_every_setting_reaches_the_rules() -> None:
             dimension_bytes=123,
             dimension_share=0.25,
             dimension_floor=2,
+            dimension_start_width=5,
             dimension_bands="0.1, 2",
             band_half_life_samples=777,
             drop_cold_rows=False,
@@ -39,6 +40,7 @@ def test_every_setting_reaches_the_rules() -> None:
     assert rules is not None
     assert isinstance(rules.planner, PrincipalPlanner)
     assert (rules.max_bytes, rules.max_share, rules.floor, rules.drop_cold) == (123, 0.25, 2, False)
+    assert rules.start_width == 5
     assert (rules.heat.thresholds, rules.half_life_samples) == ((0.1, 2.0), 777)
     assert (rules.first_search_samples, rules.search_every_samples, rules.budget_search_samples) == (9_000,) * 3
     assert (rules.window_samples, rules.judge_samples, rules.tolerance) == (300, 200, 0.5)
@@ -50,6 +52,7 @@ def test_no_threshold_is_one_band_and_zero_samples_are_searches_by_command() -> 
     assert rules is not None
     assert rules.heat.bands == 1
     assert rules.search_every_samples == 0
+    assert rules.start_width == 0  # nobody knows when a first search would come
 
 
 def planner_names() -> list[str]:
