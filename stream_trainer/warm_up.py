@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from embedding_table.table import EmbeddingTable
 from model_contract.arrow_samples import encode_arrow
 from model_contract.sample_decoding import ARROW_CONTENT_TYPE, SampleDecoder
 from model_contract.schema import ModelSchema
@@ -22,6 +23,7 @@ __all__ = ["warm_up"]
 
 logger = logging.getLogger(__name__)
 
+_EVERYTHING = 1 << 30
 _ROWS = 300  # more than one micro-batch, and not a multiple of one
 
 
@@ -44,10 +46,21 @@ def warm_up(schema: ModelSchema, decoder: SampleDecoder, new_learner: Callable[[
         for _ in range(2):  # the second time the ids have rows
             learner.learn(learner.prepare(decoded.batch, 1), 1)
     learner.tidy(1)
+    if learner.dimensions is not None:
+        _resize(learner.table)
     learner.take_cut(base.manifest)
     learner.table.erase(learner.table.live_rows().handles[:1])
     new_learner().restore(base)
     logger.info("kernels are ready after %.1f s", time.perf_counter() - begin)
+
+
+def _resize(table: EmbeddingTable) -> None:
+    """Both ways that rows' columns change: some go, others come, with random values in one slot."""
+    homes = table.slots * table.bands
+    seeds = [np.arange(table.dim if slot == 0 else 0, dtype=np.uint16) for slot in range(table.slots)]
+    for columns, seeded in ((np.zeros(1, np.uint16), None), (np.arange(table.dim, dtype=np.uint16), seeds)):
+        table.begin_resize([columns] * homes, seeded)
+        table.resize_some(_EVERYTHING)
 
 
 def _table(schema: ModelSchema, values: NDArray[Any]) -> pa.Table:

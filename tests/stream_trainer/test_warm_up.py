@@ -3,9 +3,11 @@
 import sys
 
 import numpy as np
+import pytest
 from numba.core.registry import CPUDispatcher
 
 from dimension_search.heat import HeatBands
+from embedding_table import row_moves
 from model_contract.sample_decoding import SampleDecoder
 from stream_trainer.dimension_keeper import DimensionRules
 from stream_trainer.learner import Learner
@@ -44,8 +46,11 @@ def test_it_runs_both_wire_forms_through_scratch_learners_and_leaves_no_compilin
     assert compiled() == before
 
 
-def test_it_goes_through_a_search_and_a_resize_where_the_trainer_will() -> None:
+def test_it_goes_through_a_search_and_a_resize_where_the_trainer_will(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Learner] = []
+    seeded: list[int] = []
+    start = row_moves.start_columns
+    monkeypatch.setattr(row_moves, "start_columns", lambda *given: (seeded.append(given[1].size), start(*given)))
     rules = DimensionRules(heat=HeatBands((0.5,)), half_life_samples=1000, max_share=0.3)
 
     def new_learner() -> Learner:
@@ -58,5 +63,6 @@ def test_it_goes_through_a_search_and_a_resize_where_the_trainer_will() -> None:
     assert keeper is not None
     assert keeper.last_plan is not None
     assert keeper.last_plan.changed
-    assert min(use.width for use in made[0].table.block_uses()) < SCHEMA.dim
+    assert seeded  # rows grew, and one slot's with random values
+    assert {use.width for use in made[0].table.block_uses()} == {SCHEMA.dim}
     assert _hurried(None) is None
