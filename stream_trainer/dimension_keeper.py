@@ -72,7 +72,8 @@ class DimensionRules:
         half_life_samples: samples in whose time the heat of an unseen row halves, so that bands mean the same on a busy
             stream, a quiet one and a replay; 0 for the seconds of `heat`.
         max_bytes: of all rows' columns and optimizer state; 0 for no limit in bytes.
-        max_share: of what all rows would take at the full width.
+        max_share: of what all rows would take at the full width: the most there have been, so that giving up some of
+            them leaves more for the others, not less.
         headroom: share of the budget that plans leave free for rows to come.
         floor: columns that a slot's hottest band keeps.
         steps: allowed widths, empty for any.
@@ -103,7 +104,7 @@ class DimensionRules:
     floor: int = 1
     steps: tuple[int, ...] = ()
     drop_cold: bool = True
-    first_search_samples: int = 16_384
+    first_search_samples: int = 8192
     search_every_samples: int = 50_000
     search_every_s: float = 0.0
     budget_search_samples: int = 16_384
@@ -159,7 +160,7 @@ class DimensionKeeper:
         self._plan: DimensionPlan | None = None
         self._found: BlockEvidence | None = None
         self._judged = Judged()
-        self._aim_bytes = 0
+        self._aim_bytes = self._most_rows = 0
         self._accepted: DimensionPlan | None = None
         self._seeded: list[list[int]] | None = None
         self._may_seed = schema.align == "zero_pad" and not schema.dense  # else a new column meets more than zeros
@@ -182,7 +183,7 @@ class DimensionKeeper:
     @property
     def budget_bytes(self) -> int:
         """What plans must keep to now."""
-        full = self._table.rows * (COLUMN_BYTES * self._table.dim + ROW_STATE_BYTES)
+        full = max(self._most_rows, self._table.rows) * (COLUMN_BYTES * self._table.dim + ROW_STATE_BYTES)
         share = int(self.rules.max_share * full)
         return min(share, self.rules.max_bytes) if self.rules.max_bytes else share
 
@@ -205,6 +206,7 @@ class DimensionKeeper:
             samples: learned so far.
         """
         self._heat.observe(samples, now_s)
+        self._most_rows = max(self._most_rows, self._table.rows)
         if batch.rows == 0 or self._accepted is not None or self._table.resizing:
             return
         if self._trigger is None:
@@ -256,6 +258,7 @@ class DimensionKeeper:
                     self.refused,
                     int(self.fitted),
                     self._aim_bytes,
+                    self._most_rows,
                 ],
                 np.int64,
             ),
@@ -301,9 +304,11 @@ class DimensionKeeper:
         self._heat.restore(arrays["marks"])
         sums = SaliencySums(arrays["running_first"], arrays["running_squared"], float(arrays["running_updates"][0]))
         self._table.restore_saliency(sums)
-        progress = arrays["progress"].tolist()
-        self._last_search, self._last_search_s, done, self.searches, self.refused, fitted, self._aim_bytes = progress
+        progress = np.zeros(8, np.int64)  # a state of before knows no most rows
+        progress[: arrays["progress"].size] = arrays["progress"]
+        self._last_search, self._last_search_s, done, self.searches, self.refused, fitted, *sizes = progress.tolist()
         self._done, self.fitted = bool(done), bool(fitted)
+        self._aim_bytes, self._most_rows = sizes
         self._remembered = evidence_of(arrays, "remembered_")
         self._go_on_searching(arrays)
 

@@ -47,7 +47,7 @@ def dimension_rules(settings: TrainerSettings, dim: int) -> DimensionRules | Non
         max_share=settings.dimension_share,
         floor=settings.dimension_floor,
         drop_cold=settings.drop_cold_rows,
-        first_search_samples=min(50_000, every),
+        first_search_samples=min(8192, every),
         search_every_samples=every,
         search_every_s=settings.search_every_s,
         budget_search_samples=max(1, min(16_384, every)),

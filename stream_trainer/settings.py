@@ -90,7 +90,7 @@ class TrainerSettings:
         0, "bytes that all rows' columns and optimizer state may take; 0 for no such limit", minimum=0
     )
     dimension_share: float = setting(
-        0.5, "what they may take as a share of all rows at full width", minimum=0.001, maximum=1
+        0.5, "what they may take as a share of the most rows there have been at full width", minimum=0.001, maximum=1
     )
     dimension_floor: int = setting(1, "columns that every slot keeps; 0 lets a search drop slots", minimum=0)
     dimension_start_width: int = setting(

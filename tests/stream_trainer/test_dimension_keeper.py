@@ -492,6 +492,21 @@ def test_a_slot_that_is_dropped_whole_keeps_its_rows_without_columns() -> None:
     assert len([block for block, _, _ in rows_by_id(run).values() if block < 3]) > 20
 
 
+def test_rows_given_up_leave_their_share_of_the_budget_to_others_also_after_a_restart() -> None:
+    widths = [[0, 4, 6]] * SLOTS
+    rules = rules_with(Chosen(widths), heat=BANDS, half_life_samples=2 * ROWS, max_share=0.5, one_shot=True)
+    run = Run(rules)
+    run.learn(5)
+    most = run.model.table.rows
+    run.learn(20, ids=20)
+    assert run.model.table.rows < most // 2
+
+    assert run.keeper.budget_bytes >= int(0.5 * most * (4 * DIM + 4))
+    other = Run(rules)
+    other.model.restore(run.model.fresh_state(run.now_s * 1000))
+    assert other.keeper.budget_bytes == run.keeper.budget_bytes
+
+
 def test_the_budget_in_bytes_holds_between_plans() -> None:
     limit = 30_000
     rules = rules_with(heat=BANDS, half_life_samples=8 * ROWS, max_bytes=limit, one_shot=True)

@@ -42,7 +42,7 @@ def test_every_setting_reaches_the_rules() -> None:
     assert (rules.max_bytes, rules.max_share, rules.floor, rules.drop_cold) == (123, 0.25, 2, False)
     assert rules.start_width == 5
     assert (rules.heat.thresholds, rules.half_life_samples) == ((0.1, 2.0), 777)
-    assert (rules.first_search_samples, rules.search_every_samples, rules.budget_search_samples) == (9_000,) * 3
+    assert (rules.first_search_samples, rules.search_every_samples, rules.budget_search_samples) == (8192, 9_000, 9_000)
     assert (rules.window_samples, rules.judge_samples, rules.tolerance) == (300, 200, 0.5)
 
 
