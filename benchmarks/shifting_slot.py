@@ -38,7 +38,8 @@ from stream_trainer.settings import TrainerSettings
 DIM = 16
 SHARE = 0.3
 SEARCHES = 20
-MEMORY = DimensionRules().memory
+_DEFAULTS = DimensionRules()
+MEMORY = _DEFAULTS.memory
 BEFORE, AFTER, USER, DEVICE = range(4)
 _BATCH = 1024
 _EVERYTHING = 1 << 40
@@ -142,8 +143,8 @@ def rules_for(
         first_search_samples=every,
         search_every_samples=every,
         budget_search_samples=_EVERYTHING,
-        window_samples=every // 3,
-        judge_samples=every // 6,
+        window_samples=min(_DEFAULTS.window_samples, every // 2),
+        judge_samples=min(_DEFAULTS.judge_samples, every // 4),
         tolerance=np.inf,  # the bytes are given: what is asked is where they go
         memory=memory,
         one_shot=one_shot,
