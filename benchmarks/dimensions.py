@@ -54,7 +54,6 @@ ROWS = {"globo": 1_000_000, "movielens": 487_650, "criteo": 80_000}
 METHODS = ("uniform", "magnitude", "mde", "sseds", "continual_slots", "continual_bands")
 SHARES = (1.0, 0.5, 0.25, 0.125, 0.0625)
 DIM, WIDEST, START_WIDTH = 32, 64, 32
-FIRST_SEARCH_SAMPLES = 8192
 ENDINGS = ("_linear", "_warm_cold", "_cold")
 _SORT_SAMPLES = 16_384
 _EVERYTHING = 1 << 40
@@ -131,7 +130,6 @@ def rules_of(method: str, share: float, data: str, rows: int) -> DimensionRules:
             heat=bands,
             half_life_samples=HALF_LIFE_SAMPLES,
             max_bytes=int(share * full),
-            first_search_samples=FIRST_SEARCH_SAMPLES,
             search_every_samples=50_000,
             budget_search_samples=8192,
             start_width=START_WIDTH,

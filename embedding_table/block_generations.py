@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from embedding_table.errors import BadRows, ResizeUnderway
 from embedding_table.row_arena import RowArena, checked_columns
 
-__all__ = ["GENERATIONS", "BlockGenerations"]
+__all__ = ["GENERATIONS", "NO_COLUMNS", "BlockGenerations"]
 
-_NO_COLUMNS = np.empty(0, np.uint16)
+NO_COLUMNS = np.empty(0, np.uint16)
 GENERATIONS = 4  # blocks that an arena needs room for, for each home
 
 
@@ -59,7 +59,7 @@ class BlockGenerations:
 
     def seeded(self, home: int) -> NDArray[np.uint16]:
         """Columns u16 (k,) that do not begin at zero for the rows that drain into a home's newest generation."""
-        return self._seeded.get(home, _NO_COLUMNS)
+        return self._seeded.get(home, NO_COLUMNS)
 
     def rows_draining(self) -> int:
         """Live rows of all that drain."""
@@ -97,7 +97,7 @@ class BlockGenerations:
             )
             raise ResizeUnderway(message)
 
-    def begin(self, home: int, columns: NDArray[np.uint16], seeded: NDArray[np.uint16] = _NO_COLUMNS) -> None:
+    def begin(self, home: int, columns: NDArray[np.uint16], seeded: NDArray[np.uint16] = NO_COLUMNS) -> None:
         """A newest generation with these columns for a home, see `seeded`; one that drains and has them becomes it."""
         blocks = self.of(home)
         again = [block for block in blocks if np.array_equal(self._arena.columns(block), columns)]

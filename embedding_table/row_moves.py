@@ -10,7 +10,7 @@ marked as changed; the budget holds throughout.
 import numpy as np
 from numpy.typing import NDArray
 
-from embedding_table.block_generations import BlockGenerations
+from embedding_table.block_generations import NO_COLUMNS, BlockGenerations
 from embedding_table.change_lists import ChangeLists
 from embedding_table.column_change import column_places, copy_changed
 from embedding_table.hash_index import ABSENT, HashIndex
@@ -23,7 +23,6 @@ __all__ = ["RowMover"]
 
 _ROWS_AT_ONCE = 1 << 14
 _GROWN_SCALE = 8.0  # times a newborn row's: about as large as what is trained is, which a column has to catch up with
-_NO_COLUMNS = np.empty(0, np.uint16)
 
 
 class RowMover:
@@ -55,7 +54,7 @@ class RowMover:
         self._seed = np.uint64(seed & 0xFFFFFFFFFFFFFFFF)
         self._grown_scale = _GROWN_SCALE * init_scale
 
-    def move(self, handles: NDArray[np.uint32], target: int, seeded: NDArray[np.uint16] = _NO_COLUMNS) -> int:
+    def move(self, handles: NDArray[np.uint32], target: int, seeded: NDArray[np.uint16] = NO_COLUMNS) -> int:
         """Moves rows to a block.
 
         Args:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from embedding_table import lookup_checks, trained_rows
 from embedding_table.bag_gather import gather_batch
 from embedding_table.bag_update import BagUpdater
-from embedding_table.block_generations import GENERATIONS, BlockGenerations
+from embedding_table.block_generations import GENERATIONS, NO_COLUMNS, BlockGenerations
 from embedding_table.change_lists import ChangeLists
 from embedding_table.errors import BudgetTooSmall, PinnedRow
 from embedding_table.hash_index import ABSENT, HashIndex
@@ -304,8 +304,8 @@ class EmbeddingTable:
             for home in homes:
                 old = self._arena.columns(self._generations.newest(home))
                 carry_over(self.views().saliency, home, old, wanted[home])
-                seeds = () if seeded is None else (seeded[home // self.bands],)
-                self._generations.begin(home, wanted[home], *seeds)
+                seeds = NO_COLUMNS if seeded is None else seeded[home // self.bands]
+                self._generations.begin(home, wanted[home], seeds)
 
     def resize_some(self, max_rows: int) -> int:
         """Moves up to `max_rows` rows to their new columns, at a cut, and marks them as changed.

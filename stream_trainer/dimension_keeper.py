@@ -172,7 +172,7 @@ class DimensionKeeper:
         table.set_birth_bands(np.full(table.slots, rules.heat.birth_band, np.int32))
         if rules.start_width:
             width = starting_width(rules.start_width, table.dim, rules.max_bytes)
-            self._resize_at_once([np.arange(width, dtype=np.uint16)] * (table.slots * table.bands))
+            self._resize_at_once(self._leading_columns(width))
         self.resume()
 
     @property
@@ -288,8 +288,7 @@ class DimensionKeeper:
         """
         if "active" not in arrays:
             if self.rules.start_width:  # its rows were trained at full width
-                everything = np.arange(self._table.dim, dtype=np.uint16)
-                self._resize_at_once([everything] * (self._table.slots * self._table.bands))
+                self._resize_at_once(self._leading_columns(self._table.dim))
             return
         active = arrays["active"]
         if active.shape != self._active().shape:
@@ -328,9 +327,7 @@ class DimensionKeeper:
         """Begins to give blocks the columns of a plan; where some of them are seeded, those first."""
         if self._seeded is None:
             active = self._active()
-            wanted = np.zeros_like(active)
-            for block, columns in zip(wanted.reshape(-1, self._table.dim), plan.columns, strict=True):
-                block[columns] = True
+            wanted = self._wanted(plan).reshape(active.shape)
             rows = np.array([use.rows for use in self._table.block_uses()]).reshape(self._table.slots, -1).sum(axis=1)
             self._seeded = seeded_columns(active, wanted, rows) if self._may_seed else []
             if any(self._seeded):
@@ -341,6 +338,17 @@ class DimensionKeeper:
         self._accepted = self._seeded = None
         if self.rules.after_resize == "cold_first_layer":
             self._step.restart_first_layer()
+
+    def _wanted(self, plan: DimensionPlan) -> NDArray[np.bool_]:
+        """Columns bool (F * K, D) that a plan gives to blocks."""
+        wanted = np.zeros((len(plan.blocks), self._table.dim), np.bool_)
+        for block, columns in enumerate(plan.columns):
+            wanted[block, columns] = True
+        return wanted
+
+    def _leading_columns(self, width: int) -> list[NDArray[np.uint16]]:
+        """The first `width` columns for every block."""
+        return [np.arange(width, dtype=np.uint16)] * (self._table.slots * self._table.bands)
 
     def _resize_at_once(self, columns: Sequence[NDArray[np.uint16]]) -> None:
         """For a table that holds its missing rows alone."""
@@ -444,9 +452,7 @@ class DimensionKeeper:
         plan, judged = self._plan, self._judged
         if plan is None:
             return
-        wanted = np.zeros((len(plan.blocks), self._table.dim), np.bool_)
-        for block, columns in enumerate(plan.columns):
-            wanted[block, columns] = True
+        wanted = self._wanted(plan)
         missing = self._pass.missing_rows(self._table) if self.rules.drop_cold else None
         parameters = self._step.parameters
         judged.samples += batch.rows
