@@ -22,8 +22,8 @@ from feature_admission.least_frequent import LeastFrequentEviction
 from model_contract.dense_layout import DenseLayout
 from model_contract.samples import SampleBatch
 from model_contract.schema import DenseFeature, ModelSchema, SparseSlot
+from stream_trainer.amx_dense import AmxDenseLearner
 from stream_trainer.amx_support import amx_is_usable
-from stream_trainer.bf16_dense import Bf16DenseLearner
 from stream_trainer.dense_learner import DenseLearner, DenseSide
 from stream_trainer.dense_state import DenseState
 from stream_trainer.learner import Learner
@@ -162,7 +162,7 @@ def _kernel_rate(precision: Precision, batches: int, rows: int) -> float:
     schema = ModelSchema("bare", full.sparse[:1], full.dense, full.dim, full.bottom, full.top)
     recipe = Recipe(batch_size=rows)
     state = DenseState(DenseLayout(schema), recipe, seed=0)
-    learner: DenseSide = DenseLearner(state, recipe) if precision == "fp32" else Bf16DenseLearner(state, recipe)
+    learner: DenseSide = AmxDenseLearner(state, recipe, precision) if amx_is_usable() else DenseLearner(state, recipe)
     generator = np.random.default_rng(0)
     emb = generator.standard_normal((rows, 1, 64), np.float32)
     dense = generator.standard_normal((rows, 512), np.float32)

@@ -2,11 +2,16 @@
 
 Knows no matrix beyond one block and no network. A tile is 16 rows of 64 bytes: 1 KiB, 512 bfloat16. As the left factor
 it is 16 rows by 32 columns; as the right factor it is 32 rows by 16 columns, every two rows interleaved into one, as
-`tdpbf16ps` reads it. Values are rounded to the nearest bfloat16, ties to even; subnormal ones become zero.
+`tdpbf16ps` reads it.
+
+In one term a value is rounded to the nearest bfloat16, ties to even. In three it is their sum without a rest, each 8
+bits of the 24, in three tiles one behind the other; a product then is the sum of six, as exact as one in float32. What
+is subnormal, a value or a term of one, becomes zero; in three terms what is infinite becomes NaN.
 
 Invariant: kernels compiled from these run where `amx_support` says so and nowhere else; between `configure_tiles` and
 `release_tiles` nothing else in the thread uses tiles; positions are checked by nobody.
-Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18.
+Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18; three terms: Henry, Tang,
+Heinecke 2019, "Leveraging the bfloat16 artificial intelligence datatype for higher-precision computations".
 """
 
 from collections.abc import Callable
@@ -32,6 +37,7 @@ __all__ = [
 binding.initialize_native_asmparser()  # numba starts LLVM without; a kernel that calls a cached one needs it as well
 
 TILE = 512  # bfloat16 in a tile
+_TILE_BYTES, _LINE_BYTES = 1024, 64
 BLOCK = 32  # rows and columns of a block of sums: two tiles by two
 
 _LANES = 16
@@ -44,29 +50,56 @@ _MASKED_LOAD = "llvm.masked.load.v16f32.p0"
 _CONFIGURATION = bytes([1, *[0] * 15, *[64, 0] * 8, *[0] * 16, *[16] * 8, *[0] * 8])
 """Palette 1; each of the eight tiles has 64 bytes a row (in 16 bits) and 16 rows."""
 
-_PRODUCT = """
-    tilezero %tmm0
-    tilezero %tmm1
-    tilezero %tmm2
-    tilezero %tmm3
-1:
-    tileloadd ($0,$7,1), %tmm4
-    tileloadd ($1,$7,1), %tmm6
-    tileloadd 1024($1,$7,1), %tmm7
-    tileloadd 1024($0,$7,1), %tmm5
-    tdpbf16ps %tmm6, %tmm4, %tmm0
-    tdpbf16ps %tmm7, %tmm4, %tmm1
-    tdpbf16ps %tmm6, %tmm5, %tmm2
-    tdpbf16ps %tmm7, %tmm5, %tmm3
-    addq $$2048, $0
-    addq $$2048, $1
-    decq $2
-    jnz 1b
-    tilestored %tmm0, ($6,$8,1)
-    tilestored %tmm1, 64($6,$8,1)
-    tilestored %tmm2, ($9,$8,1)
-    tilestored %tmm3, 64($9,$8,1)
+_ORDERS = {1: ((0, 0),), 3: ((2, 0), (1, 0), (1, 1), (0, 1), (0, 2), (0, 0))}
+"""For each number of terms: of which two (left, right) products are summed, one factor changing at a time.
+
+Of three terms' nine products the three left out are below 2^-24 of the first, which is added last.
 """
+_LEFT, _RIGHT = ("$0", 4), ("$1", 6)  # where a factor is read from, and the first of the two tiles it gets
+
+
+def _products(terms: int) -> str:
+    """Assembly of one step: all products of two tiles by two, their terms read in turn.
+
+    Between two products lines of the next step are fetched, of the right factor only where several terms leave the
+    time: from a shared cache a tile load alone would take as long as the product.
+    """
+
+    def load(factor: tuple[str, int], half: int, term: int) -> str:
+        (pointer, tile), place = factor, (half * terms + term) * _TILE_BYTES
+        return f"tileloadd {place}({pointer},$7,1), %tmm{tile + half}"
+
+    def multiply(row: int, column: int) -> str:
+        return f"tdpbf16ps %tmm{_RIGHT[1] + column}, %tmm{_LEFT[1] + row}, %tmm{2 * row + column}"
+
+    order = _ORDERS[terms]
+    code = [load(factor, half, term) for factor, term in zip((_LEFT, _RIGHT), order[0], strict=True) for half in (0, 1)]
+    for now, then in zip(order, [*order[1:], None], strict=True):
+        by_row = then is None or then[1] == now[1]
+        for half in (0, 1):
+            code += [multiply(half, other) if by_row else multiply(other, half) for other in (0, 1)]
+            if then is not None:
+                code.append(load(_LEFT, half, then[0]) if by_row else load(_RIGHT, half, then[1]))
+    size = 2 * terms * _TILE_BYTES
+    ahead = range(size, 2 * size, _LINE_BYTES)
+    lines = [f"prefetcht0 {place}({factor})" for place in ahead for factor in (("$0",) if terms == 1 else ("$0", "$1"))]
+    share = -(-len(lines) // (4 * len(order)))
+    text = []
+    for instruction in code:
+        text.append(instruction)
+        if instruction.startswith("tdp"):
+            text += lines[:share]
+            del lines[:share]
+    return "\n".join([*text, f"addq $${size}, $0", f"addq $${size}, $1"])
+
+
+def _block(terms: int) -> str:
+    clear = [f"tilezero %tmm{tile}" for tile in range(4)]
+    row_bytes, half = BLOCK * 4, BLOCK // 2
+    store = [
+        f"tilestored %tmm{tile}, {tile // 2 * half * row_bytes + tile % 2 * half * 4}($6,$8,1)" for tile in range(4)
+    ]
+    return "\n".join([*clear, "1:", _products(terms), "decq $2", "jnz 1b", *store])
 
 
 def _assembly(builder: Any, kind: Any, text: str, constraint: str, *arguments: Any) -> Any:
@@ -111,31 +144,44 @@ def release_tiles(typing_context: Any) -> Any:
 
 @machine_code
 def multiply_block(
-    typing_context: Any, left: Any, at: Any, right: Any, start: Any, steps: Any, target: Any, to: Any, stride: Any
+    typing_context: Any,
+    left: Any,
+    at: Any,
+    right: Any,
+    start: Any,
+    steps: Any,
+    block: Any,
+    terms: Any,
 ) -> Any:
-    """One block of a product, f32 (32, 32) from target[to] on, `stride` elements from row to row; steps at least 1.
+    """One block of a product, f32 (32 * 32,); steps at least 1.
 
-    Reads 2 * steps tiles of `left` from `at` on and of `right` from `start` on: for every 32 of the summed dimension
-    the tile of the block's first 16 rows (or columns), then that of the other 16.
+    Reads 2 * steps * terms tiles of `left` from `at` on and of `right` from `start` on: for every 32 of the summed
+    dimension the tiles of the block's first 16 rows (or columns), then those of the other 16.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         a = _bytes(builder, _element(context, builder, signature.args[0], *arguments[:2]))
         b = _bytes(builder, _element(context, builder, signature.args[2], *arguments[2:4]))
-        c = _bytes(builder, _element(context, builder, signature.args[5], *arguments[5:7]))
-        row_bytes = builder.mul(arguments[7], _I64(4))
-        lower = builder.gep(c, [builder.mul(row_bytes, _I64(16))])
-        _assembly(
-            builder,
-            ir.LiteralStructType([_BYTES, _BYTES, _I64]),
-            _PRODUCT,
-            "=&r,=&r,=&r,0,1,2,r,r,r,r,~{memory},~{cc}",
-            *(a, b, arguments[4], c, _I64(64), row_bytes, lower),
-        )
+        c = _bytes(builder, _element(context, builder, signature.args[5], arguments[5], _I64(0)))
+
+        def emit(terms: int) -> None:
+            _assembly(
+                builder,
+                ir.LiteralStructType([_BYTES, _BYTES, _I64]),
+                _block(terms),
+                "=&r,=&r,=&r,0,1,2,r,r,r,~{memory},~{cc}",
+                *(a, b, arguments[4], c, _I64(_LINE_BYTES), _I64(BLOCK * 4)),
+            )
+
+        with builder.if_else(builder.icmp_unsigned("==", arguments[6], _I64(1))) as (one, three):
+            with one:
+                emit(1)
+            with three:
+                emit(3)
         return context.get_dummy_value()
 
     u64 = types.uint64
-    return types.void(left, u64, right, u64, u64, target, u64, u64), generate
+    return types.void(left, u64, right, u64, u64, block, u64), generate
 
 
 class _Source:
@@ -169,20 +215,47 @@ def _rounded(builder: Any, lower: Any, upper: Any) -> Any:
     return _assembly(builder, _HALVES, "vcvtne2ps2bf16 $2, $1, $0", "=v,v,v", upper, lower)
 
 
-def _tile_of_rows(builder: Any, source: _Source) -> list[Any]:
+def _terms(builder: Any, lower: Any, upper: Any, terms: int) -> list[Any]:
+    """Two vectors as sums of so many in bfloat16, each as one of 32 halves; three leave nothing out."""
+    halves = []
+    for number in range(terms):
+        last = number == terms - 1
+        if last:
+            halves.append(_rounded(builder, lower, upper))
+        else:
+            cut_lower, cut_upper = (_cut(builder, part) for part in (lower, upper))
+            halves.append(_rounded(builder, cut_lower, cut_upper))
+            lower, upper = builder.fsub(lower, cut_lower), builder.fsub(upper, cut_upper)
+    return halves
+
+
+def _cut(builder: Any, values: Any) -> Any:
+    """Floats to the nearest that bfloat16 has, ties away from zero."""
+    words = builder.bitcast(values, _WORDS)
+    words = builder.add(words, ir.Constant(_WORDS, [0x8000] * _LANES))
+    words = builder.and_(words, ir.Constant(_WORDS, [0xFFFF0000] * _LANES))
+    return builder.bitcast(words, _FLOATS)
+
+
+def _tile_of_rows(builder: Any, source: _Source, terms: int) -> list[list[Any]]:
     """16 rows of 32, as words of two."""
-    rows = [_rounded(builder, source.read(row, 0), source.read(row, _LANES)) for row in range(_LANES)]
-    return [builder.bitcast(row, _WORDS) for row in rows]
+    tiles: list[list[Any]] = [[] for _ in range(terms)]
+    for row in range(_LANES):
+        parts = _terms(builder, source.read(row, 0), source.read(row, _LANES), terms)
+        for tile, part in zip(tiles, parts, strict=True):
+            tile.append(builder.bitcast(part, _WORDS))
+    return tiles
 
 
-def _tile_of_pairs(builder: Any, source: _Source) -> list[Any]:
+def _tile_of_pairs(builder: Any, source: _Source, terms: int) -> list[list[Any]]:
     """32 rows of 16, as words of two elements of one column."""
     order = ir.Constant(_WORDS.__class__(_I32, 32), [lane // 2 + (lane % 2) * _LANES for lane in range(32)])
-    words = []
+    tiles: list[list[Any]] = [[] for _ in range(terms)]
     for row in range(0, 2 * _LANES, 2):
-        both = _rounded(builder, source.read(row, 0), source.read(row + 1, 0))
-        words.append(builder.bitcast(builder.shuffle_vector(both, both, order), _WORDS))
-    return words
+        parts = _terms(builder, source.read(row, 0), source.read(row + 1, 0), terms)
+        for tile, part in zip(tiles, parts, strict=True):
+            tile.append(builder.bitcast(builder.shuffle_vector(part, part, order), _WORDS))
+    return tiles
 
 
 def _turned(builder: Any, rows: list[Any]) -> list[Any]:
@@ -200,7 +273,9 @@ def _turned(builder: Any, rows: list[Any]) -> list[Any]:
     return rows
 
 
-def _packing(read: Callable[[Any, _Source], list[Any]], height: int, width: int, turned: bool) -> Callable[..., Any]:
+def _packing(
+    read: Callable[[Any, _Source, int], list[list[Any]]], height: int, width: int, turned: bool
+) -> Callable[..., Any]:
     """Code generator of the four kinds of packing, from a matrix of at least height by width or what there is of it."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -208,19 +283,22 @@ def _packing(read: Callable[[Any, _Source], list[Any]], height: int, width: int,
         stride, rows, columns = arguments[2:5]
         target = _element(context, builder, signature.args[5], *arguments[5:7])
 
-        def emit(whole: bool) -> None:
-            words = read(builder, _Source(builder, start, stride, rows, columns, whole))
-            for number, row in enumerate(_turned(builder, words) if turned else words):
-                place = builder.gep(target, [_I64(number * 32)])
-                builder.store(row, builder.bitcast(place, _WORDS.as_pointer()), align=2)
+        def emit(terms: int, whole: bool) -> None:
+            tiles = read(builder, _Source(builder, start, stride, rows, columns, whole), terms)
+            for tile, words in enumerate(tiles):
+                for number, row in enumerate(_turned(builder, words) if turned else words):
+                    place = builder.gep(target, [_I64(tile * TILE + number * 32)])
+                    builder.store(row, builder.bitcast(place, _WORDS.as_pointer()), align=2)
 
         enough = builder.icmp_unsigned(">=", rows, _I64(height))
         whole = builder.and_(enough, builder.icmp_unsigned(">=", columns, _I64(width)))
-        with builder.if_else(whole, likely=True) as (then, otherwise):
-            with then:
-                emit(True)
-            with otherwise:
-                emit(False)
+        single = builder.icmp_unsigned("==", arguments[7], _I64(1))
+        for terms, wanted in ((1, single), (3, builder.not_(single))):
+            with builder.if_then(wanted), builder.if_else(whole, likely=True) as (then, otherwise):
+                with then:
+                    emit(terms, True)
+                with otherwise:
+                    emit(terms, False)
         return context.get_dummy_value()
 
     return generate
@@ -228,23 +306,24 @@ def _packing(read: Callable[[Any, _Source], list[Any]], height: int, width: int,
 
 def _packing_signature(source: Any, target: Any) -> Any:
     u64 = types.uint64
-    return types.void(source, u64, u64, u64, u64, target, u64)
+    return types.void(source, u64, u64, u64, u64, target, u64, u64)
 
 
 @machine_code
 def pack_rows(
-    typing_context: Any, source: Any, start: Any, stride: Any, rows: Any, columns: Any, target: Any, at: Any
+    typing_context: Any, source: Any, start: Any, stride: Any, rows: Any, columns: Any, target: Any, at: Any, terms: Any
 ) -> Any:
     """A left factor's tile from 16 rows by 32 columns of a matrix: f32 source[start + row * stride + column].
 
-    Only `rows` and `columns` of it are there (more count as all); the rest of the tile is zero.
+    Only `rows` and `columns` of it are there (more count as all); the rest of the tile is zero. `terms` is 1 or 3, and
+    so many tiles are written.
     """
     return _packing_signature(source, target), _packing(_tile_of_rows, 16, 32, False)
 
 
 @machine_code
 def pack_rows_turned(
-    typing_context: Any, source: Any, start: Any, stride: Any, rows: Any, columns: Any, target: Any, at: Any
+    typing_context: Any, source: Any, start: Any, stride: Any, rows: Any, columns: Any, target: Any, at: Any, terms: Any
 ) -> Any:
     """A right factor's tile from the transpose of 16 rows by 32 columns, as `pack_rows` reads them."""
     return _packing_signature(source, target), _packing(_tile_of_rows, 16, 32, True)
@@ -252,7 +331,7 @@ def pack_rows_turned(
 
 @machine_code
 def pack_pairs(
-    typing_context: Any, source: Any, start: Any, stride: Any, rows: Any, columns: Any, target: Any, at: Any
+    typing_context: Any, source: Any, start: Any, stride: Any, rows: Any, columns: Any, target: Any, at: Any, terms: Any
 ) -> Any:
     """A right factor's tile from 32 rows by 16 columns, otherwise as `pack_rows`."""
     return _packing_signature(source, target), _packing(_tile_of_pairs, 32, 16, False)
@@ -260,7 +339,7 @@ def pack_pairs(
 
 @machine_code
 def pack_pairs_turned(
-    typing_context: Any, source: Any, start: Any, stride: Any, rows: Any, columns: Any, target: Any, at: Any
+    typing_context: Any, source: Any, start: Any, stride: Any, rows: Any, columns: Any, target: Any, at: Any, terms: Any
 ) -> Any:
     """A left factor's tile from the transpose of 32 rows by 16 columns, as `pack_pairs` reads them."""
     return _packing_signature(source, target), _packing(_tile_of_pairs, 32, 16, True)

@@ -25,14 +25,16 @@ from feature_admission.always_admit import AlwaysAdmit
 from feature_admission.count_min import CountMinAdmission
 from feature_admission.eviction import EvictionPolicy
 from feature_admission.least_frequent import LeastFrequentEviction
+from model_contract.dense_layout import DenseLayout
 from model_contract.increment import DenseType
 from model_contract.process_settings import SettingError, describe_settings
 from model_contract.sample_decoding import SampleDecoder
 from model_contract.schema import ModelSchema
 from stream_trainer.alignment_switch import aligned_state
+from stream_trainer.amx_dense import pays_in_fp32
+from stream_trainer.amx_step import AmxStep
 from stream_trainer.amx_support import amx_is_usable
 from stream_trainer.app import EXIT_CLEAN, run_app
-from stream_trainer.bf16_step import Bf16Step
 from stream_trainer.checkpoint_store import CheckpointStore
 from stream_trainer.delivery import Delivery
 from stream_trainer.dimension_keeper import DimensionKeeper, DimensionRules
@@ -140,17 +142,18 @@ def make_learner(
 def new_step(schema: ModelSchema, recipe: Recipe, seed: int, precision: Precision) -> TrainStep:
     """The fastest train step of a precision that this machine can run.
 
-    In bf16 that is our own kernels where the processor multiplies bfloat16 in tiles, and torch's autocast elsewhere.
+    Where the processor multiplies bfloat16 in tiles, those do bf16, and fp32 where there is much to multiply; elsewhere
+    torch's autocast does bf16.
 
     Raises:
         SettingError: bf16 for a model with a linear alignment.
     """
     if precision == "bf16" and schema.align == "linear":
         raise SettingError(PREFIX + "PRECISION", precision, "fp32, as the model file has align = 'linear'")
+    if (precision == "bf16" or pays_in_fp32(recipe.batch_size, DenseLayout(schema))) and amx_is_usable():
+        return AmxStep(schema, recipe, seed, precision)
     if precision == "fp32":
         return FusedStep(schema, recipe, seed=seed)
-    if amx_is_usable():
-        return Bf16Step(schema, recipe, seed=seed)
     from stream_trainer.autograd_step import AutogradStep  # noqa: PLC0415  torch: 300 MB that the others do without
 
     logger.info("no AMX for bf16 here: torch's autocast does the products")

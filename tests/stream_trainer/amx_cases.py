@@ -14,6 +14,11 @@ def bf16_bits(values: np.ndarray) -> np.ndarray:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
+def from_bits(bits: np.ndarray) -> np.ndarray:
+    """Bits of bfloat16 to f32."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
 def rounded(values: np.ndarray) -> np.ndarray:
     """F32 rounded to bfloat16, as f64 to compute with."""
-    return (bf16_bits(values).astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    return from_bits(bf16_bits(values)).astype(np.float64)

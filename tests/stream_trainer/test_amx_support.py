@@ -41,7 +41,7 @@ if not amx_is_usable():
     raise SystemExit
 from tests.stream_trainer.test_amx_products import product
 ones = np.ones((40, 40), np.float32)
-print(pool.submit(product, ones, ones).result()[0, 0])
+print(pool.submit(product, ones, ones, 3).result()[0, 0])
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -13,9 +13,9 @@ from feature_admission.count_min import CountMinAdmission
 from feature_admission.least_frequent import LeastFrequentEviction
 from model_contract.errors import SchemaError
 from model_contract.process_settings import SettingError
+from stream_trainer.amx_step import AmxStep
 from stream_trainer.amx_support import amx_is_usable
 from stream_trainer.autograd_step import AutogradStep
-from stream_trainer.bf16_step import Bf16Step
 from stream_trainer.checkpoint_store import CheckpointStore
 from stream_trainer.dimension_keeper import DimensionRules
 from stream_trainer.fused_step import FusedStep
@@ -33,12 +33,23 @@ def test_the_settings_choose_the_parts() -> None:
     assert type(plain.step) is FusedStep
     assert isinstance(other.admission, AlwaysAdmit)
     assert isinstance(other.eviction, AgeEviction)
-    assert type(other.step) is (Bf16Step if amx_is_usable() else AutogradStep)
+    assert type(other.step) is (AmxStep if amx_is_usable() else AutogradStep)
 
 
 def test_bf16_without_amx_is_torch_s(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_trainer.process, "amx_is_usable", lambda: False)
     assert type(new_step(SCHEMA, Recipe(), 0, "bf16")) is AutogradStep
+
+
+def test_fp32_is_multiplied_in_tiles_where_that_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = dataclasses.replace(SCHEMA, top=(1024, 1024))
+    linear = dataclasses.replace(wide, align="linear")
+    recipe = Recipe(batch_size=64)
+    assert type(new_step(wide, recipe, 0, "fp32")) is (AmxStep if amx_is_usable() else FusedStep)
+    assert type(new_step(linear, recipe, 0, "fp32")) is FusedStep
+    assert type(new_step(SCHEMA, recipe, 0, "fp32")) is FusedStep
+    monkeypatch.setattr(stream_trainer.process, "amx_is_usable", lambda: False)
+    assert type(new_step(wide, recipe, 0, "fp32")) is FusedStep
 
 
 def test_a_seed_decides_all_first_values() -> None:

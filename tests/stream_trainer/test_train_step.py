@@ -7,9 +7,9 @@ import pytest
 
 from model_contract.dlrm_forward import DenseNetwork
 from model_contract.schema import ModelSchema
+from stream_trainer.amx_step import AmxStep
 from stream_trainer.amx_support import amx_is_usable
 from stream_trainer.autograd_step import AutogradStep
-from stream_trainer.bf16_step import Bf16Step
 from stream_trainer.errors import StateError
 from stream_trainer.fused_step import FusedStep
 from stream_trainer.prepared_batch import PreparedBatch
@@ -22,14 +22,15 @@ RECIPE = Recipe(batch_size=16, init_scale=0.4)
 NewStep = Callable[[ModelSchema, Recipe, int], TrainStep]
 
 
-@pytest.fixture(params=["fused", "autograd", "fused bf16", "autograd bf16"])
+@pytest.fixture(params=["fused", "autograd", "tiles", "tiles bf16", "autograd bf16"])
 def new_step(request: pytest.FixtureRequest) -> NewStep:
-    if request.param == "fused bf16" and not amx_is_usable():
+    if "tiles" in request.param and not amx_is_usable():
         pytest.skip("this machine has no AMX for bfloat16, or does not lend it")
     makers: dict[str, NewStep] = {
         "fused": FusedStep,
         "autograd": AutogradStep,
-        "fused bf16": Bf16Step,
+        "tiles": lambda model, recipe, seed: AmxStep(model, recipe, seed, "fp32"),
+        "tiles bf16": lambda model, recipe, seed: AmxStep(model, recipe, seed, "bf16"),
         "autograd bf16": lambda model, recipe, seed: AutogradStep(model, recipe, seed, "bf16"),
     }
     return makers[request.param]

@@ -1,4 +1,4 @@
-"""The dense side of a train step with its products in bfloat16: packs the weights, then as `dense_learner`.
+"""The dense side of a train step with its products by AMX: packs the weights, then as `dense_learner`.
 
 Knows no table and no id. Invariant: as `DenseLearner`'s; what is packed is packed anew for every micro-batch, so
 parameters may be changed from outside between two.
@@ -8,23 +8,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedding_table.thread_parts import in_parts
+from model_contract.dense_layout import DenseLayout
 from model_contract.dlrm_kernels import network_shape
 from model_contract.errors import SchemaError
-from stream_trainer.bf16_network import bf16_gradients, pack_weights
-from stream_trainer.bf16_space import new_bf16_space, new_packed_weights, packed_places
+from stream_trainer.amx_network import amx_gradients, pack_weights
+from stream_trainer.amx_space import new_amx_space, new_packed_weights, packed_places
 from stream_trainer.dense_learner import learn_from, parts_of_batch
 from stream_trainer.dense_state import DenseState
 from stream_trainer.recipe import Recipe
+from stream_trainer.train_step import Precision
 
-__all__ = ["Bf16DenseLearner"]
+__all__ = ["AmxDenseLearner", "pays_in_fp32"]
+
+_TERMS: dict[Precision, int] = {"bf16": 1, "fp32": 3}
+_TILED_PRODUCTS = 1 << 24
+"""Samples times parameters of one micro-batch from which products in three terms beat fused multiply-adds."""
 
 
-class Bf16DenseLearner:
+def pays_in_fp32(rows: int, layout: DenseLayout) -> bool:
+    """Whether fp32 by AMX is faster than without, for micro-batches of `rows` samples; False for what it cannot do."""
+    return rows * layout.size >= _TILED_PRODUCTS and not layout.align
+
+
+class AmxDenseLearner:
     """Learns micro-batches of at most `recipe.batch_size` samples, where `amx_is_usable`.
 
     Args:
         state: parameters and accumulators, changed in place.
         recipe: rates and micro-batch size.
+        precision: of the products.
         threads: cores to share a large micro-batch among; None for all there are.
 
     Raises:
@@ -37,9 +49,9 @@ class Bf16DenseLearner:
         spaces: working memory, one for each part; a single one where a micro-batch is too small to be shared.
     """
 
-    def __init__(self, state: DenseState, recipe: Recipe, threads: int | None = None) -> None:
+    def __init__(self, state: DenseState, recipe: Recipe, precision: Precision, threads: int | None = None) -> None:
         if state.layout.align:
-            detail = "align is 'linear'; expected 'zero_pad' where the products are in bf16"
+            detail = "align is 'linear'; expected 'zero_pad' where the products are in AMX tiles"
             raise SchemaError(detail)
         self.shape = network_shape(state.layout)
         self._state = state
@@ -47,9 +59,9 @@ class Bf16DenseLearner:
         rows, size = recipe.batch_size, state.layout.size
         parts = parts_of_batch(rows, size, threads)
         most = -(-rows // parts)
-        self.places = packed_places(self.shape, most)
+        self.places = packed_places(self.shape, most, _TERMS[precision])
         self.packed = new_packed_weights(self.places)
-        self.spaces = tuple(new_bf16_space(self.shape, self.places, size, most) for _ in range(parts))
+        self.spaces = tuple(new_amx_space(self.shape, self.places, size, most) for _ in range(parts))
 
     @property
     def parts(self) -> int:
@@ -75,7 +87,7 @@ class Bf16DenseLearner:
         def differentiate(part: int) -> None:
             here = slice(rows[part], rows[part + 1])
             given = emb[here], emb_grad[here], dense[here], labels[here], weights[here], logits[here]
-            bf16_gradients(shape, places, flat, self.packed, self.spaces[part], *given)
+            amx_gradients(shape, places, flat, self.packed, self.spaces[part], *given)
 
         in_parts(pack, parts)
         in_parts(differentiate, parts)

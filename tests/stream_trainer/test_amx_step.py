@@ -1,14 +1,15 @@
-"""The whole step in bfloat16 beside autograd in fp32, through the real table, in one call and shared among threads."""
+"""The whole step by tiles beside autograd in fp32, through the real table, in one call and shared among threads."""
 
 import numpy as np
 import pytest
 
 import stream_trainer.dense_learner
 import stream_trainer.fused_step
+from stream_trainer.amx_step import AmxStep
 from stream_trainer.autograd_step import AutogradStep
-from stream_trainer.bf16_step import Bf16Step
 from stream_trainer.fused_step import FusedStep
 from stream_trainer.recipe import Recipe
+from stream_trainer.train_step import Precision
 from tests.stream_trainer.amx_cases import needs_amx
 from tests.stream_trainer.train_cases import NOW_S, Case, make_case, schema
 
@@ -18,61 +19,72 @@ GENTLE = Recipe(batch_size=32, init_scale=0.4, dense_initial_accumulator=1e4, sp
 """Accumulators so large that a step is the gradient times a constant."""
 
 
-def trained(step_type: type[Bf16Step], case: Case) -> list[np.ndarray]:
-    step = step_type(case.model, RECIPE, 7)
+TOLERANCE: dict[Precision, float] = {"fp32": 1e-5, "bf16": 0.1}
+"""Length of a gradient's error over the gradient's."""
+
+
+def trained(precision: Precision, case: Case) -> list[np.ndarray]:
+    step = AmxStep(case.model, RECIPE, 7, precision)
     logits = [step.train(case.table, case.batch(75, seed), NOW_S) for seed in range(3)]
     return [np.concatenate(logits), step.parameters, np.asarray(step.state()["accumulators"]), case.values()]
 
 
 @pytest.mark.parametrize("dense", [0, 4])
 @pytest.mark.parametrize(("dim", "top"), [(6, (12, 5)), (16, (40,)), (3, ())])
-def test_gradients_are_those_of_autograd_within_bf16(dim: int, top: tuple[int, ...], dense: int) -> None:
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_gradients_are_those_of_autograd(precision: Precision, dim: int, top: tuple[int, ...], dense: int) -> None:
     model = schema(dense=dense, dim=dim, top=top)
     changes = []
-    for step_type in (Bf16Step, AutogradStep):
+    for step in (AmxStep(model, GENTLE, 7, precision), AutogradStep(model, GENTLE, 7)):
         case = make_case(model)
-        step = step_type(model, GENTLE, 7)
         before = case.values(), step.parameters.copy()
         logits = step.train(case.table, case.batch(32, 1), NOW_S)
         changes.append((logits, case.values() - before[0], (step.parameters - before[1]) * 1e3))
     for found, expected in zip(*changes, strict=True):
-        assert np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected)
+        assert np.linalg.norm(found - expected) < TOLERANCE[precision] * np.linalg.norm(expected)
 
 
-def test_follows_autograd_over_several_batches() -> None:
+@pytest.mark.parametrize(("precision", "near"), [("fp32", 1e-4), ("bf16", 0.1)])
+def test_follows_autograd_over_several_batches(precision: Precision, near: float) -> None:
     recipe = Recipe(batch_size=32, init_scale=0.4, dense_initial_accumulator=1.0)  # else a first step is a mere sign
     exact, rough = make_case(schema(dense=3)), make_case(schema(dense=3))
-    plain, step = AutogradStep(exact.model, recipe, 3), Bf16Step(rough.model, recipe, 3)
+    plain, step = AutogradStep(exact.model, recipe, 3), AmxStep(rough.model, recipe, 3, precision)
     for seed in range(4):
         batch = exact.batch(64, seed)
         expected, found = plain.train(exact.table, batch, NOW_S), step.train(rough.table, batch, NOW_S)
-        assert np.abs(found - expected).mean() < 0.1
+        assert np.abs(found - expected).mean() < near
     assert step.parameters.dtype == np.float32
 
 
-def test_wide_batches_through_the_table_s_own_calls_learn_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_wide_batches_through_the_table_s_own_calls_learn_the_same(
+    monkeypatch: pytest.MonkeyPatch, precision: Precision
+) -> None:
     model = schema(dense=3)
-    inside = trained(Bf16Step, make_case(model))
+    inside = trained(precision, make_case(model))
     monkeypatch.setattr(stream_trainer.fused_step, "_WIDE_FLOATS", 0)
-    wide = trained(Bf16Step, make_case(model))
+    wide = trained(precision, make_case(model))
     for found, expected in zip(wide, inside, strict=True):
         assert np.array_equal(found, expected)
 
 
-def test_samples_shared_among_threads_learn_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("precision", "near"), [("fp32", 1e-4), ("bf16", 0.02)])
+def test_samples_shared_among_threads_learn_the_same(
+    monkeypatch: pytest.MonkeyPatch, precision: Precision, near: float
+) -> None:
     model = schema(dense=3)
-    alone = trained(Bf16Step, make_case(model))
+    alone = trained(precision, make_case(model))
     monkeypatch.setattr(stream_trainer.dense_learner, "_WIDE_PRODUCTS", 0)
     monkeypatch.setattr(stream_trainer.dense_learner, "available_threads", lambda: 3)
-    shared, again = trained(Bf16Step, make_case(model)), trained(Bf16Step, make_case(model))
+    shared, again = trained(precision, make_case(model)), trained(precision, make_case(model))
     for found, twice, expected in zip(shared, again, alone, strict=True):
-        np.testing.assert_allclose(found, expected, rtol=0.02, atol=0.02)
+        np.testing.assert_allclose(found, expected, rtol=near, atol=near)
         assert np.array_equal(found, twice)
 
 
 def test_a_state_goes_on_in_the_other_precision() -> None:
     case = make_case(schema(dense=2))
-    rough, exact = Bf16Step(case.model, RECIPE, 1), FusedStep(case.model, RECIPE, 2)
+    rough, exact = AmxStep(case.model, RECIPE, 1, "bf16"), FusedStep(case.model, RECIPE, 2)
     rough.train(case.table, case.batch(64, 1), NOW_S)
     exact.restore(rough.state())
     rough.restore(exact.state())

@@ -1,7 +1,7 @@
-"""The fast train step with the dense layers' products in bfloat16, for processors with AMX.
+"""The fast train step with the dense layers' products in AMX tiles, in fp32 or bf16.
 
-Knows no queue, no id and no torch. Invariant: as `FusedStep`'s, equal to `AutogradStep` in fp32 within what rounding
-factors to 8 bits does; parameters, rows and all sums stay float32, so a state of either precision goes on in the other.
+Knows no queue, no id and no torch. Invariant: as `FusedStep`'s in fp32; in bf16 equal to `AutogradStep` in fp32 within
+what rounding factors to 8 bits does. Parameters, rows and all sums are float32, so a state of one goes on in the other.
 """
 
 import numpy as np
@@ -12,16 +12,18 @@ from embedding_table.row_layout import TableViews
 from embedding_table.table import EmbeddingTable
 from model_contract.compiled import kernel
 from model_contract.dlrm_kernels import NetworkShape
-from stream_trainer.bf16_dense import Bf16DenseLearner
-from stream_trainer.bf16_network import bf16_gradients, pack_weights
-from stream_trainer.bf16_space import Bf16Space, PackedPlaces, PackedWeights
+from model_contract.schema import ModelSchema
+from stream_trainer.amx_dense import AmxDenseLearner
+from stream_trainer.amx_network import amx_gradients, pack_weights
+from stream_trainer.amx_space import AmxSpace, PackedPlaces, PackedWeights
 from stream_trainer.dense_learner import DenseSide
 from stream_trainer.dlrm_backward import adagrad
 from stream_trainer.fused_step import FusedStep, Rates
 from stream_trainer.prepared_batch import PreparedBatch
 from stream_trainer.recipe import Recipe
+from stream_trainer.train_step import Precision
 
-__all__ = ["Bf16Step"]
+__all__ = ["AmxStep"]
 
 
 @kernel
@@ -32,7 +34,7 @@ def _learn_batch(
     flat: NDArray[np.float32],
     accumulators: NDArray[np.float32],
     rates: Rates,
-    space: Bf16Space,
+    space: AmxSpace,
     emb: NDArray[np.float32],
     emb_grad: NDArray[np.float32],
     views: TableViews,
@@ -46,7 +48,7 @@ def _learn_batch(
     now_s: int,
     logits: NDArray[np.float32],
 ) -> None:
-    """As the fp32 step's."""
+    """As `FusedStep`'s."""
     most, slots, dim = emb.shape
     for lo in range(0, labels.shape[0], most):
         hi = min(labels.shape[0], lo + most)
@@ -55,7 +57,7 @@ def _learn_batch(
         flat_rows, flat_grads = rows.reshape(last - first, dim), grads.reshape(last - first, dim)
         gather_bags(views, handles, offsets, pooling, first, last, flat_rows)
         pack_weights(shape, places, flat, packed, 0, 1)
-        bf16_gradients(
+        amx_gradients(
             shape,
             places,
             flat,
@@ -86,24 +88,41 @@ def _learn_batch(
         )
 
 
-class Bf16Step(FusedStep):
-    """The train step for bf16 where `amx_is_usable`; see `TrainStep` for its promises, `FusedStep` for arguments."""
+class AmxStep(FusedStep):
+    """The train step where `amx_is_usable`; see `TrainStep` for what it promises.
+
+    Args:
+        schema: of the model.
+        recipe: rates and micro-batch size.
+        seed: of the dense parameters' start.
+        precision: of the products.
+        threads: cores to share a large micro-batch among; None for all there are.
+
+    Raises:
+        SchemaError: see `AmxDenseLearner`.
+    """
+
+    def __init__(
+        self, schema: ModelSchema, recipe: Recipe, seed: int, precision: Precision, threads: int | None = None
+    ) -> None:
+        self._precision: Precision = precision
+        super().__init__(schema, recipe, seed, threads)
 
     def _new_dense(self, recipe: Recipe, threads: int | None) -> DenseSide:
-        self._bf16 = Bf16DenseLearner(self._state, recipe, threads)
-        return self._bf16
+        self._amx = AmxDenseLearner(self._state, recipe, self._precision, threads)
+        return self._amx
 
     def _learn_alone(
         self, table: EmbeddingTable, batch: PreparedBatch, now_s: int, logits: NDArray[np.float32]
     ) -> None:
         _learn_batch(
-            self._bf16.shape,
-            self._bf16.places,
-            self._bf16.packed,
+            self._amx.shape,
+            self._amx.places,
+            self._amx.packed,
             self._state.parameters,
             self._state.accumulators,
             self._rates,
-            self._bf16.spaces[0],
+            self._amx.spaces[0],
             self._emb,
             self._emb_grad,
             table.views(),

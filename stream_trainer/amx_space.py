@@ -1,4 +1,4 @@
-"""Where `bf16_network` keeps what it packs, and its working memory.
+"""Where `amx_network` keeps what it packs, and its working memory.
 
 Knows no kernel and no arithmetic. Invariant: places follow from the network's shape and the most samples of a part, so
 they serve every smaller part as well. The last layer has one output and no place: it is no product of matrices.
@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_contract.dlrm_kernels import INPUTS, OUTPUTS, NetworkShape
-from stream_trainer.amx_products import CORNER, aligned_empty, packed_size
+from stream_trainer.amx_products import BLOCK_FLOATS, aligned_empty, packed_size
 
 __all__ = [
     "GROUP_ROWS",
-    "Bf16Space",
+    "AmxSpace",
     "PackedPlaces",
     "PackedWeights",
-    "new_bf16_space",
+    "new_amx_space",
     "new_packed_weights",
     "packed_places",
 ]
@@ -32,18 +32,20 @@ class PackedPlaces(NamedTuple):
     Attributes:
         forward: i64 (hidden layers,), of the weight in `PackedWeights.forward`.
         backward: i64 (hidden layers,), of the weight in `PackedWeights.backward`.
-        inputs: i64 (hidden layers,), of the layer's input in `Bf16Space.inputs`.
-        slopes: i64 (hidden layers,), of its output's gradient in `Bf16Space.slopes`.
+        inputs: i64 (hidden layers,), of the layer's input in `AmxSpace.inputs`.
+        slopes: i64 (hidden layers,), of its output's gradient in `AmxSpace.slopes`.
+        terms: of every packed value, see `amx_code`.
     """
 
     forward: NDArray[np.int64]
     backward: NDArray[np.int64]
     inputs: NDArray[np.int64]
     slopes: NDArray[np.int64]
+    terms: np.uint64
 
 
 class PackedWeights(NamedTuple):
-    """The hidden layers' weights in bfloat16, as right factors of both products they are in.
+    """The hidden layers' weights, as right factors of both products they are in.
 
     Attributes:
         forward: u16, transposes W^T: y = x W^T.
@@ -54,7 +56,7 @@ class PackedWeights(NamedTuple):
     backward: NDArray[np.uint16]
 
 
-class Bf16Space(NamedTuple):
+class AmxSpace(NamedTuple):
     """One thread's working memory for a part of a micro-batch.
 
     Attributes:
@@ -64,7 +66,7 @@ class Bf16Space(NamedTuple):
         left: u16, the left factor at work.
         inputs: u16, every hidden layer's input x, as right factor of dW = dy^T x.
         slopes: u16, every hidden layer's dy, as left factor of it.
-        corner: f32, see `amx_products.multiply`.
+        block: f32, see `amx_products.multiply`.
         grad: f32 (P,).
     """
 
@@ -74,7 +76,7 @@ class Bf16Space(NamedTuple):
     left: NDArray[np.uint16]
     inputs: NDArray[np.uint16]
     slopes: NDArray[np.uint16]
-    corner: NDArray[np.float32]
+    block: NDArray[np.float32]
     grad: NDArray[np.float32]
 
 
@@ -86,14 +88,15 @@ def _hidden_widths(shape: NetworkShape) -> list[tuple[int, int]]:
     return [(int(layer[INPUTS]), int(layer[OUTPUTS])) for layer in shape.layers[:-1]]
 
 
-def packed_places(shape: NetworkShape, rows: int) -> PackedPlaces:
-    """Places for parts of at most `rows` samples; each array has the end of the last factor as one more entry."""
+def packed_places(shape: NetworkShape, rows: int, terms: int) -> PackedPlaces:
+    """Places for parts of at most `rows` samples in 1 or 3 terms; each array ends with the end of the last factor."""
     widths = _hidden_widths(shape)
     return PackedPlaces(
-        forward=_starts([packed_size(outputs, inputs) for inputs, outputs in widths]),
-        backward=_starts([packed_size(inputs, outputs) for inputs, outputs in widths]),
-        inputs=_starts([packed_size(inputs, rows) for inputs, _ in widths]),
-        slopes=_starts([packed_size(outputs, rows) for _, outputs in widths]),
+        forward=_starts([packed_size(outputs, inputs, terms) for inputs, outputs in widths]),
+        backward=_starts([packed_size(inputs, outputs, terms) for inputs, outputs in widths]),
+        inputs=_starts([packed_size(inputs, rows, terms) for inputs, _ in widths]),
+        slopes=_starts([packed_size(outputs, rows, terms) for _, outputs in widths]),
+        terms=np.uint64(terms),
     )
 
 
@@ -103,17 +106,17 @@ def new_packed_weights(places: PackedPlaces) -> PackedWeights:
     return PackedWeights(forward, backward)
 
 
-def new_bf16_space(shape: NetworkShape, places: PackedPlaces, size: int, rows: int) -> Bf16Space:
+def new_amx_space(shape: NetworkShape, places: PackedPlaces, size: int, rows: int) -> AmxSpace:
     """Working memory for at most `rows` samples and `size` parameters, as many as `places` was made for."""
     group = min(rows, GROUP_ROWS)
     widest = max((width for layer in _hidden_widths(shape) for width in layer), default=0)
-    return Bf16Space(
+    return AmxSpace(
         work=aligned_empty(group * int(shape.starts[-1]), np.float32),
         work_grad=aligned_empty(group * int(shape.starts[-1]), np.float32),
         logit_grad=np.empty(group, np.float32),
-        left=aligned_empty(packed_size(group, widest), np.uint16),
+        left=aligned_empty(packed_size(group, widest, int(places.terms)), np.uint16),
         inputs=aligned_empty(int(places.inputs[-1]), np.uint16),
         slopes=aligned_empty(int(places.slopes[-1]), np.uint16),
-        corner=aligned_empty(CORNER, np.float32),
+        block=aligned_empty(BLOCK_FLOATS, np.float32),
         grad=np.empty(size, np.float32),
     )

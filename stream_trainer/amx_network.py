@@ -1,8 +1,8 @@
-"""The DLRM forward and backward with the hidden layers' products in bfloat16 by AMX, as kernels.
+"""The DLRM forward and backward with the hidden layers' products by AMX, as kernels.
 
-Knows no table and no optimizer. What is multiplied (activations, their gradients, weights) is rounded to bfloat16 on
-the way into a product; sums, biases, interaction, last layer, logits and gradients are float32, and so are the
-parameters, as under torch's autocast or better.
+Knows no table and no optimizer. What is multiplied (activations, their gradients, weights) goes into a product in one
+term of bfloat16 or in three, see `amx_code`; sums, biases, interaction, last layer, logits and gradients are float32,
+and so are the parameters. One term is bf16 as under torch's autocast or better, three are fp32.
 
 Samples go through all layers in groups whose activations stay in the cache; every layer's input and gradient is kept
 packed, and the weights' gradients are one product over all samples at the end.
@@ -27,6 +27,10 @@ from model_contract.dlrm_kernels import (
 )
 from stream_trainer.amx_code import BLOCK, configure_tiles, release_tiles
 from stream_trainer.amx_products import (
+    ADD_AND_STOP,
+    NOTHING,
+    STOP_SILENT,
+    Ending,
     blocks,
     multiply,
     pack_left,
@@ -34,10 +38,10 @@ from stream_trainer.amx_products import (
     pack_right,
     pack_right_turned,
 )
-from stream_trainer.bf16_space import GROUP_ROWS, Bf16Space, PackedPlaces, PackedWeights
+from stream_trainer.amx_space import GROUP_ROWS, AmxSpace, PackedPlaces, PackedWeights
 from stream_trainer.dlrm_backward import interact_back, logit_gradient
 
-__all__ = ["bf16_gradients", "pack_weights"]
+__all__ = ["amx_gradients", "pack_weights"]
 
 _BLOCK = np.uint64(BLOCK)
 
@@ -46,7 +50,7 @@ _BLOCK = np.uint64(BLOCK)
 def pack_weights(
     shape: NetworkShape, places: PackedPlaces, flat: NDArray[np.float32], packed: PackedWeights, part: int, parts: int
 ) -> None:
-    """Rounds and packs this part of the weights: blocks of 32 outputs, counted over all hidden layers."""
+    """Packs this part of the weights: blocks of 32 outputs, counted over all hidden layers."""
     hidden = shape.layers.shape[0] - 1
     total = np.uint64(0)
     for number in range(hidden):
@@ -60,25 +64,21 @@ def pack_weights(
         count = blocks(outputs)
         first, last = max(begin, passed) - passed, min(max(end, passed) - passed, count)
         if first < last:
-            pack_right_turned(weight, packed.forward[places.forward[number] :], first, last)
+            pack_right_turned(weight, packed.forward[places.forward[number] :], first, last, places.terms)
             rows = min(last * _BLOCK, outputs)
-            pack_right(weight, first * _BLOCK, rows, packed.backward[places.backward[number] :], first, count)
+            pack_right(
+                weight, first * _BLOCK, rows, packed.backward[places.backward[number] :], first, count, places.terms
+            )
         passed += count
 
 
 @fast_kernel
-def _add_bias_and_stop(y: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
-    """Y = relu(y + b)."""
+def _through_relu(
+    layer: NDArray[np.int64], y: NDArray[np.float32], y_grad: NDArray[np.float32], grad: NDArray[np.float32]
+) -> None:
+    """Stops the gradient where the layer's unit was silent, and adds what is left to the bias's."""
     zero = np.float32(0)
-    for row in range(y.shape[0]):
-        for column in range(y.shape[1]):
-            y[row, column] = max(y[row, column] + bias[column], zero)
-
-
-@fast_kernel
-def _through_relu(y: NDArray[np.float32], y_grad: NDArray[np.float32], bias_grad: NDArray[np.float32]) -> None:
-    """Stops the gradient where the unit was silent, and adds what is left to the bias's."""
-    zero = np.float32(0)
+    bias_grad = grad[layer[BIAS] : layer[BIAS] + layer[OUTPUTS]]
     for row in range(y.shape[0]):
         for column in range(y.shape[1]):
             passed = y_grad[row, column] if y[row, column] > zero else zero
@@ -114,7 +114,7 @@ def _hidden_layer(
     places: PackedPlaces,
     flat: NDArray[np.float32],
     packed: PackedWeights,
-    space: Bf16Space,
+    space: AmxSpace,
     number: int,
     x: NDArray[np.float32],
     y: NDArray[np.float32],
@@ -124,41 +124,41 @@ def _hidden_layer(
     """Y = relu(x W^T + b); x is kept, packed, as `step` and on of `steps`."""
     layer = shape.layers[number]
     rows = np.uint64(x.shape[0])
-    pack_right(x, np.uint64(0), rows, space.inputs[places.inputs[number] :], step, steps)
-    pack_left(x, space.left)
-    multiply(space.left, packed.forward[places.forward[number] :], blocks(x.shape[1]), y, space.corner)
-    _add_bias_and_stop(y, flat[layer[BIAS] : layer[BIAS] + layer[OUTPUTS]])
+    pack_right(x, np.uint64(0), rows, space.inputs[places.inputs[number] :], step, steps, places.terms)
+    pack_left(x, space.left, places.terms)
+    weight = packed.forward[places.forward[number] :]
+    nothing = flat[:0]
+    ending = Ending(ADD_AND_STOP, flat[layer[BIAS] : layer[BIAS] + layer[OUTPUTS]], nothing, nothing)
+    multiply(space.left, weight, blocks(x.shape[1]), y, space.block, places.terms, ending)
 
 
 @kernel
 def _hidden_layer_back(
     shape: NetworkShape,
     places: PackedPlaces,
-    space: Bf16Space,
+    packed: PackedWeights,
+    space: AmxSpace,
     number: int,
-    y: NDArray[np.float32],
     y_grad: NDArray[np.float32],
+    x: NDArray[np.float32],
+    x_grad: NDArray[np.float32],
+    of_layer: bool,
     step: np.uint64,
     steps: np.uint64,
 ) -> None:
-    """Takes the gradient through the relu and keeps it, packed."""
-    layer = shape.layers[number]
-    _through_relu(y, y_grad, space.grad[layer[BIAS] : layer[BIAS] + layer[OUTPUTS]])
-    pack_left_turned(y_grad, space.slopes[places.slopes[number] :], step, steps)
-
-
-@kernel
-def _input_gradient(
-    places: PackedPlaces,
-    packed: PackedWeights,
-    space: Bf16Space,
-    number: int,
-    y_grad: NDArray[np.float32],
-    x_grad: NDArray[np.float32],
-) -> None:
-    """Dx = dy W."""
-    pack_left(y_grad, space.left)
-    multiply(space.left, packed.backward[places.backward[number] :], blocks(y_grad.shape[1]), x_grad, space.corner)
+    """Keeps dy, packed; dx = dy W, through the relu of the layer before where x is `of_layer`; none for an empty x."""
+    pack_left_turned(y_grad, space.slopes[places.slopes[number] :], step, steps, places.terms)
+    if x.size == 0:
+        return
+    pack_left(y_grad, space.left, places.terms)
+    nothing = space.grad[:0]
+    ending = Ending(NOTHING, nothing, nothing, nothing)
+    if of_layer:
+        before = shape.layers[number - 1]
+        bias_grad = space.grad[before[BIAS] : before[BIAS] + before[OUTPUTS]]
+        ending = Ending(STOP_SILENT, nothing, x.reshape(-1), bias_grad)
+    weight = packed.backward[places.backward[number] :]
+    multiply(space.left, weight, blocks(y_grad.shape[1]), x_grad, space.block, places.terms, ending)
 
 
 @kernel
@@ -167,7 +167,7 @@ def _forward(
     places: PackedPlaces,
     flat: NDArray[np.float32],
     packed: PackedWeights,
-    space: Bf16Space,
+    space: AmxSpace,
     emb: NDArray[np.float32],
     dense: NDArray[np.float32],
     logits: NDArray[np.float32],
@@ -200,7 +200,7 @@ def _backward(
     places: PackedPlaces,
     flat: NDArray[np.float32],
     packed: PackedWeights,
-    space: Bf16Space,
+    space: AmxSpace,
     emb: NDArray[np.float32],
     logit_grad: NDArray[np.float32],
     emb_grad: NDArray[np.float32],
@@ -212,21 +212,27 @@ def _backward(
     last = shape.layers.shape[0] - 1
     x_grad = stage(work_grad, starts, last, rows)
     _last_layer_back(flat, shape.layers[last], stage(work, starts, last, rows), logit_grad, space.grad, x_grad)
+    if last > shape.bottom:
+        _through_relu(shape.layers[last - 1], stage(work, starts, last, rows), x_grad, space.grad)
     for number in range(last - 1, shape.bottom - 1, -1):
-        y, y_grad = stage(work, starts, number + 1, rows), stage(work_grad, starts, number + 1, rows)
-        _hidden_layer_back(shape, places, space, number, y, y_grad, step, steps)
-        _input_gradient(places, packed, space, number, y_grad, stage(work_grad, starts, number, rows))
+        y_grad = stage(work_grad, starts, number + 1, rows)
+        x, x_grad = stage(work, starts, number, rows), stage(work_grad, starts, number, rows)
+        inner = number > shape.bottom
+        _hidden_layer_back(shape, places, packed, space, number, y_grad, x, x_grad, inner, step, steps)
     bottom = work[:0].reshape(0, 0)
     bottom_grad = bottom
     if shape.bottom:
         bottom = stage(work, starts, shape.bottom - 1, rows)
         bottom_grad = stage(work_grad, starts, shape.bottom - 1, rows)
     interact_back(emb, bottom, stage(work_grad, starts, shape.bottom, rows), emb_grad, bottom_grad)
+    if shape.bottom:
+        _through_relu(shape.layers[shape.bottom - 1], bottom, bottom_grad, space.grad)
     for number in range(shape.bottom - 1, -1, -1):
         y_grad = stage(work_grad, starts, number, rows)
-        _hidden_layer_back(shape, places, space, number, stage(work, starts, number, rows), y_grad, step, steps)
+        x = x_grad = work[:0].reshape(0, 0)
         if number:
-            _input_gradient(places, packed, space, number, y_grad, stage(work_grad, starts, number - 1, rows))
+            x, x_grad = stage(work, starts, number - 1, rows), stage(work_grad, starts, number - 1, rows)
+        _hidden_layer_back(shape, places, packed, space, number, y_grad, x, x_grad, True, step, steps)
 
 
 @kernel
@@ -240,12 +246,12 @@ def _clear_sums(shape: NetworkShape, grad: NDArray[np.float32]) -> None:
 
 
 @kernel
-def bf16_gradients(
+def amx_gradients(
     shape: NetworkShape,
     places: PackedPlaces,
     flat: NDArray[np.float32],
     packed: PackedWeights,
-    space: Bf16Space,
+    space: AmxSpace,
     emb: NDArray[np.float32],
     emb_grad: NDArray[np.float32],
     dense: NDArray[np.float32],
@@ -282,7 +288,10 @@ def bf16_gradients(
         _forward(shape, places, flat, packed, space, emb[lo:hi], dense[lo:hi], logits[lo:hi], step, steps)
         logit_gradient(logits[lo:hi], labels[lo:hi], weights[lo:hi], logit_grad)
         _backward(shape, places, flat, packed, space, emb[lo:hi], logit_grad, emb_grad[lo:hi], step, steps)
+    nothing = space.grad[:0]
+    plain = Ending(NOTHING, nothing, nothing, nothing)
     for number in range(shape.layers.shape[0] - 1):
         left, right = space.slopes[places.slopes[number] :], space.inputs[places.inputs[number] :]
-        multiply(left, right, steps, layer_weight(space.grad, shape.layers[number]), space.corner)
+        weight_grad = layer_weight(space.grad, shape.layers[number])
+        multiply(left, right, steps, weight_grad, space.block, places.terms, plain)
     release_tiles()

@@ -6,23 +6,24 @@ import pytest
 from model_contract.dense_layout import DenseLayout
 from model_contract.dlrm_kernels import network_shape
 from stream_trainer.amx_products import packed_size
-from stream_trainer.bf16_space import GROUP_ROWS, new_bf16_space, new_packed_weights, packed_places
+from stream_trainer.amx_space import GROUP_ROWS, new_amx_space, new_packed_weights, packed_places
 from tests.stream_trainer.train_cases import schema
 
 
 @pytest.mark.parametrize("rows", [1, 40, 1000])
 @pytest.mark.parametrize("dense", [0, 3])
-def test_every_hidden_layer_has_its_place(rows: int, dense: int) -> None:
+@pytest.mark.parametrize("terms", [1, 3])
+def test_every_hidden_layer_has_its_place(rows: int, dense: int, terms: int) -> None:
     layout = DenseLayout(schema(dense=dense, top=(70, 5)))
     shape = network_shape(layout)
-    places = packed_places(shape, rows)
+    places = packed_places(shape, rows, terms)
     hidden = [*layout.bottom, *layout.top][:-1]
     for number, layer in enumerate(hidden):
-        sizes = [places_[number + 1] - places_[number] for places_ in places]
-        assert sizes[0] == packed_size(layer.outputs, layer.inputs)
-        assert sizes[1] == packed_size(layer.inputs, layer.outputs)
-        assert sizes[2:] == [packed_size(layer.inputs, rows), packed_size(layer.outputs, rows)]
-    space = new_bf16_space(shape, places, layout.size, rows)
+        sizes = [starts[number + 1] - starts[number] for starts in places[:4]]
+        assert sizes[0] == packed_size(layer.outputs, layer.inputs, terms)
+        assert sizes[1] == packed_size(layer.inputs, layer.outputs, terms)
+        assert sizes[2:] == [packed_size(layer.inputs, rows, terms), packed_size(layer.outputs, rows, terms)]
+    space = new_amx_space(shape, places, layout.size, rows)
     assert (space.inputs.size, space.slopes.size) == (places.inputs[-1], places.slopes[-1])
     assert space.work.size == min(rows, GROUP_ROWS) * shape.starts[-1]
     assert [packed.size for packed in new_packed_weights(places)] == [places.forward[-1], places.backward[-1]]
@@ -31,8 +32,8 @@ def test_every_hidden_layer_has_its_place(rows: int, dense: int) -> None:
 
 def test_a_network_of_one_layer_packs_nothing() -> None:
     shape = network_shape(DenseLayout(schema(top=())))
-    places = packed_places(shape, 64)
-    assert [int(starts[-1]) for starts in places] == [0, 0, 0, 0]
+    places = packed_places(shape, 64, 3)
+    assert [int(starts[-1]) for starts in places[:4]] == [0, 0, 0, 0]
     assert all(packed.dtype == np.uint16 and packed.size == 0 for packed in new_packed_weights(places))
 
 
