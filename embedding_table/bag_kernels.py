@@ -8,12 +8,14 @@ they belong, the others read as zero, and only its own columns' gradient is used
 whatever their widths, so that columns of zeros, added or taken away, do not change a bit.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from embedding_table.gradient_sums import sum_of_bags, sum_of_single_lookups
 from embedding_table.hash_index import ABSENT
-from embedding_table.machine_words import add_rows, copy_row, fill_row, prefetch, prefetch_row
+from embedding_table.machine_words import add_rows, add_rows_fetching, copy_row, fill_row, prefetch, prefetch_row
 from embedding_table.row_adagrad import POOL_MEAN, PREFETCH_AHEAD, train_rows
 from embedding_table.row_layout import TableViews, slab_of, value_offset
 from embedding_table.saliency_sums import fold_products
@@ -32,8 +34,20 @@ __all__ = [
 ]
 
 _ONE = np.uint64(1)
-POOLED_AT_ONCE = np.uint64(256)
-ROWS_AHEAD = np.uint64(64)  # lookups of long bags
+POOLED_AT_ONCE = np.uint64(512)
+ROWS_AHEAD = np.uint64(32)  # that are on their way while one is added
+
+
+class PooledRows(NamedTuple):
+    """Where rows start and how wide they are, for as many lookups as are pooled at once.
+
+    Attributes:
+        start: u64 (POOLED_AT_ONCE + ROWS_AHEAD,).
+        width: u16, as long; 0 for a lookup without a row.
+    """
+
+    start: NDArray[np.uint64]
+    width: NDArray[np.uint16]
 
 
 @lean_kernel
@@ -95,6 +109,42 @@ def _copy_rows(
 
 
 @lean_kernel
+def _list_rows(
+    views: TableViews,
+    handles: NDArray[np.uint32],
+    first: np.uint64,
+    listed: np.uint64,
+    dim: np.uint64,
+    rows: PooledRows,
+) -> bool:
+    """Notes where the rows of `listed` lookups from `first` on start, and their widths; whether all are of full width.
+
+    Behind them the list is filled up with the last one, so that what is fetched ahead is a row of the table.
+    """
+    starts, widths = rows.start, rows.width
+    narrow = 0
+    start = np.uint64(0)
+    for place in range(listed):
+        handle = handles[first + place]
+        width = np.uint64(views.slab_width[slab_of(handle)]) if handle != ABSENT else np.uint64(0)
+        if width:
+            start = value_offset(handle, width)
+        starts[place], widths[place] = start, width
+        narrow += width != dim
+    for place in range(listed, np.uint64(starts.size)):
+        starts[place], widths[place] = start, np.uint16(0)
+    return narrow == 0
+
+
+@lean_kernel
+def _divide_row(out: NDArray[np.float32], at: np.uint64, dim: np.uint64, members: np.uint64) -> None:
+    if members > 1:
+        scale = np.float32(1) / np.float32(members)
+        for column in range(dim):
+            out[at + column] *= scale
+
+
+@lean_kernel
 def _pool_rows(
     views: TableViews,
     handles: NDArray[np.uint32],
@@ -104,44 +154,48 @@ def _pool_rows(
     hi_bag: int,
     out: NDArray[np.float32],
     dim: np.uint64,
-    starts: NDArray[np.uint64],
+    rows: PooledRows,
 ) -> None:
-    """Pooling of any bags; `starts` u64 (POOLED_AT_ONCE,) is working memory."""
-    values, slab_width, slab_block, block_columns = (
-        views.values,
-        views.slab_width,
-        views.slab_block,
-        views.block_columns,
-    )
-    end = np.uint64(offsets[hi_bag])
-    for bag in range(lo_bag, hi_bag):
-        at = np.uint64(bag - lo_bag) * dim
-        fill_row(out, at, dim, np.float32(0))
-        listed = np.uint64(0)
-        for lookup in range(np.uint64(offsets[bag]), np.uint64(offsets[bag + 1])):
-            if lookup + ROWS_AHEAD < end and handles[lookup + ROWS_AHEAD] != ABSENT:
-                ahead = handles[lookup + ROWS_AHEAD]
-                width = np.uint64(slab_width[slab_of(ahead)])
-                prefetch_row(values, value_offset(ahead, width), width)
-            handle = handles[lookup]
-            width = np.uint64(slab_width[slab_of(handle)]) if handle != ABSENT else np.uint64(0)
-            if width == dim:
-                starts[listed] = value_offset(handle, width)
-                listed += _ONE
-                if listed == POOLED_AT_ONCE:
-                    add_rows(out, at, dim, values, starts, np.uint64(0), listed)
-                    listed = np.uint64(0)
-            elif width:
-                add_rows(out, at, dim, values, starts, np.uint64(0), listed)
-                listed = np.uint64(0)
-                columns = block_columns[np.uint64(slab_block[slab_of(handle)])][:width]
-                _scatter_row(columns, values, value_offset(handle, width), out, at)
-        add_rows(out, at, dim, values, starts, np.uint64(0), listed)
-        members = offsets[bag + 1] - offsets[bag]
-        if members > 1 and pooling[bag % pooling.size] == POOL_MEAN:
-            scale = np.float32(1) / np.float32(members)
-            for column in range(dim):
-                out[at + column] *= scale
+    """Pooling of any bags; rows are listed some hundred at a time, and a list may end amid a bag."""
+    values, slab_block, block_columns = views.values, views.slab_block, views.block_columns
+    starts, widths = rows.start, rows.width
+    at_once = np.uint64(starts.size) - ROWS_AHEAD
+    first, end = np.uint64(offsets[lo_bag]), np.uint64(offsets[hi_bag])
+    bag = lo_bag
+    while bag < hi_bag:
+        last = min(first + at_once, end)
+        plain = _list_rows(views, handles, first, min(last + ROWS_AHEAD, end) - first, dim, rows)
+        if bag == lo_bag:
+            for place in range(min(ROWS_AHEAD, last - first)):
+                prefetch_row(values, starts[place], np.uint64(widths[place]))
+        while bag < hi_bag:
+            at = np.uint64(bag - lo_bag) * dim
+            begin, stop = np.uint64(offsets[bag]), np.uint64(offsets[bag + 1])
+            if begin >= first:
+                fill_row(out, at, dim, np.float32(0))
+            head, tail = max(begin, first) - first, min(stop, last) - first
+            if plain:
+                add_rows_fetching(out, at, dim, values, starts, head, tail, ROWS_AHEAD)
+                head = tail
+            for place in range(head, tail):
+                prefetch_row(values, starts[place + ROWS_AHEAD], np.uint64(widths[place + ROWS_AHEAD]))
+                width = np.uint64(widths[place])
+                if width == dim:
+                    continue
+                if head < place:
+                    add_rows(out, at, dim, values, starts, head, place)
+                head = place + _ONE
+                if width:
+                    columns = block_columns[np.uint64(slab_block[slab_of(handles[first + place])])][:width]
+                    _scatter_row(columns, values, starts[place], out, at)
+            if head < tail:
+                add_rows(out, at, dim, values, starts, head, tail)
+            if stop > last:
+                break
+            if pooling[bag % pooling.size] == POOL_MEAN:
+                _divide_row(out, at, dim, stop - begin)
+            bag += 1
+        first = last
 
 
 @kernel
@@ -170,8 +224,9 @@ def gather_bags(
     if one_member_each(offsets, lo_bag, hi_bag):
         _copy_rows(views, handles, np.uint64(offsets[lo_bag]), np.uint64(hi_bag - lo_bag), flat, dim)
     else:
-        starts = np.empty(POOLED_AT_ONCE, np.uint64)
-        _pool_rows(views, handles, offsets, pooling, lo_bag, hi_bag, flat, dim, starts)
+        listed = POOLED_AT_ONCE + ROWS_AHEAD
+        rows = PooledRows(np.empty(listed, np.uint64), np.empty(listed, np.uint16))
+        _pool_rows(views, handles, offsets, pooling, lo_bag, hi_bag, flat, dim, rows)
 
 
 @fast_kernel

@@ -19,6 +19,7 @@ __all__ = [
     "RowAccess",
     "add_row",
     "add_rows",
+    "add_rows_fetching",
     "add_scaled_row",
     "add_scaled_row_noting_products",
     "all_lanes",
@@ -278,22 +279,25 @@ def sum_of_squares(typing_context: Any, source: Any, start: Any, width: Any) -> 
     return types.float32(source, types.uint64, types.uint64), generate
 
 
-@machine_code
-def add_rows(
-    typing_context: Any, target: Any, at: Any, width: Any, source: Any, starts: Any, begin: Any, end: Any
-) -> Any:
-    """target[at : at + width] += sum over k in begin .. end of source[starts[k] : starts[k] + width], starts u64."""
+def _adding_rows(fetch: bool) -> Callable[..., Any]:
+    """Code generator of both kinds of add_rows."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         target_row = RowAccess(context, builder, signature.args[0], *arguments[:2])
         source_row = RowAccess(context, builder, signature.args[3], arguments[3], arguments[5].type(0))
         width, begin, end = arguments[2], arguments[5], arguments[6]
+        source = context.make_array(signature.args[3])(context, builder, arguments[3]).data
         positions = context.make_array(signature.args[4])(context, builder, arguments[4]).data
 
         def emit(element: Any, lanes: int) -> None:
             total = variable(builder, ir.VectorType(ir.FloatType(), lanes))
             builder.store(target_row.load(element, lanes), total)
             with cgutils.for_range_slice(builder, begin, end, begin.type(1), begin.type) as (k, _):
+                if fetch:
+                    ahead = builder.load(builder.gep(positions, [builder.add(k, arguments[7])]))
+                    row = builder.gep(source, [builder.add(ahead, element)])
+                    for line in range(0, lanes, _LANES):
+                        _fetch(builder, builder.gep(row, [element.type(line)]), _KEEP_PAST_FIRST_LEVEL)
                 start = builder.load(builder.gep(positions, [k]))
                 values = source_row.load(builder.add(start, element), lanes)
                 builder.store(builder.fadd(builder.load(total), values), total)
@@ -302,4 +306,25 @@ def add_rows(
         in_vectors(builder, width, emit, _POOLED_LANES)
         return context.get_dummy_value()
 
-    return types.void(target, types.uint64, types.uint64, source, starts, types.uint64, types.uint64), generate
+    return generate
+
+
+@machine_code
+def add_rows(
+    typing_context: Any, target: Any, at: Any, width: Any, source: Any, starts: Any, begin: Any, end: Any
+) -> Any:
+    """target[at : at + width] += sum over k in begin .. end of source[starts[k] : starts[k] + width], starts u64."""
+    place = types.uint64
+    return types.void(target, place, place, source, starts, place, place), _adding_rows(fetch=False)
+
+
+@machine_code
+def add_rows_fetching(
+    typing_context: Any, target: Any, at: Any, width: Any, source: Any, starts: Any, begin: Any, end: Any, ahead: Any
+) -> Any:
+    """As add_rows; with row k row k + ahead begins to be loaded, so that memory is never idle while rows are added.
+
+    `starts` goes on for `ahead` behind the end.
+    """
+    place = types.uint64
+    return types.void(target, place, place, source, starts, place, place, place), _adding_rows(fetch=True)

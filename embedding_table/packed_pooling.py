@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from embedding_table.bag_kernels import POOLED_AT_ONCE, ROWS_AHEAD, one_member_each
+from embedding_table.bag_kernels import one_member_each
 from embedding_table.errors import BadPacking
 from embedding_table.hash_index import ABSENT
 from embedding_table.machine_words import add_rows, copy_row, fill_row, prefetch, prefetch_row
@@ -35,6 +35,7 @@ _MOST_CODE_BITS, _FLOAT_BITS = np.uint64(8), np.uint64(32)
 _NO, _ONE, _TWO = np.uint64(0), np.uint64(1), np.uint64(2)
 _ROWS = 1 << ROW_BITS
 _LINE_BYTES = 64
+_LISTED_AT_ONCE, _ROWS_AHEAD = np.uint64(256), np.uint64(64)  # rows that need no decoding; lookups of long bags
 BITS, FORM, WIDTH, ROW_BYTES, CODE_BYTES, SHARED = (np.uint64(place) for place in range(6))  # of a store's notes
 STORE_NOTES = 8
 _ZERO = np.float32(0)
@@ -178,7 +179,7 @@ def _pool_rows(
 ) -> None:
     memory, floats, slab_start, slab_store = views.memory, views.floats, views.slab_start, views.slab_store
     slab_row_bytes, stores, all_columns, shared = views.slab_row_bytes, views.stores, views.columns, views.shared
-    decoded, plain_starts = np.empty(dim, np.float32), np.empty(POOLED_AT_ONCE, np.uint64)
+    decoded, plain_starts = np.empty(dim, np.float32), np.empty(_LISTED_AT_ONCE, np.uint64)
     end = np.uint64(offsets[hi_bag])
     store, plain = _NONE, False
     bits, width, code_bytes, form, entry, row_bytes = _NO, _NO, _NO, _NO, _NO, _NO  # of the row before
@@ -187,8 +188,8 @@ def _pool_rows(
         fill_row(flat, to, dim, _ZERO)
         listed = _NO
         for lookup in range(np.uint64(offsets[bag]), np.uint64(offsets[bag + 1])):
-            if lookup + ROWS_AHEAD < end and handles[lookup + ROWS_AHEAD] != ABSENT:
-                _fetch_far_ahead(handles[lookup + ROWS_AHEAD], floats, slab_start, slab_row_bytes)
+            if lookup + _ROWS_AHEAD < end and handles[lookup + _ROWS_AHEAD] != ABSENT:
+                _fetch_far_ahead(handles[lookup + _ROWS_AHEAD], floats, slab_start, slab_row_bytes)
             handle = handles[lookup]
             if handle == ABSENT:
                 continue
@@ -200,7 +201,7 @@ def _pool_rows(
                 form, entry, row_bytes = stores[notes, FORM], stores[notes, SHARED], stores[notes, ROW_BYTES]
                 plain = bits == _FLOAT_BITS and width == dim
             start = slab_start[slab] + row_of(handle) * row_bytes
-            if plain and listed < POOLED_AT_ONCE:
+            if plain and listed < _LISTED_AT_ONCE:
                 plain_starts[listed] = start >> _TWO
                 listed += _ONE
                 continue

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from embedding_table.bag_kernels import gather_bags, new_scratch, update_bags
+from embedding_table.bag_kernels import POOLED_AT_ONCE, gather_bags, new_scratch, update_bags
 from embedding_table.hash_index import ABSENT
 
 _POOLINGS = [np.array([0, 0, 0], np.int8), np.array([1, 0, 1], np.int8), np.array([1, 1, 1], np.int8)]
@@ -122,3 +122,31 @@ def test_rows_of_a_bag_are_added_in_their_order_whatever_their_widths(twins: Cal
         for k in range(offsets[bag], offsets[bag + 1]):
             total += alone[chosen[k], 0]
         np.testing.assert_array_equal(out[bag, 0], total)
+
+
+@pytest.mark.parametrize("lengths", [[0, 1], [0, 512, 0, 1, 511, 0], [511, 2, 0, 3000], [513, 512], [1100, 0]])
+@pytest.mark.parametrize("kind", ["full", "narrow", "mixed", "absent"])
+def test_bags_may_end_anywhere_in_a_list_of_rows(twins: Callable, kind: str, lengths: list[int]) -> None:
+    """Borders of bags before, at and behind those of the lists; lists of full rows alone and others."""
+    assert POOLED_AT_ONCE == 512
+    rng = np.random.default_rng(len(lengths))
+    few = np.arange(0, 20, 3, dtype=np.uint16)
+    columns = {"full": np.arange(20, dtype=np.uint16), "narrow": few}.get(kind, few)
+    table, plain = twins(2, 20, columns=[columns, np.arange(20, dtype=np.uint16) if kind != "narrow" else few])
+    ids = np.arange(1, 101, dtype=np.uint64)
+    slots = (ids > 95).astype(np.int32) if kind == "absent" else (ids % 2).astype(np.int32)
+    table.insert(ids, slots, 0)
+    for feature_id, slot in zip(ids.tolist(), slots.tolist(), strict=True):
+        plain.insert(feature_id, slot, 0)
+    most = 130 if kind == "absent" else 101
+    lookups = rng.integers(1, most, sum(lengths)).astype(np.uint64)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    handles, pooling = table.find(lookups), np.array([1, 0], np.int8)
+    out = np.full((len(lengths), 20), np.nan, np.float32)
+    gather_bags(table.views(), handles, offsets, pooling, 0, len(lengths), out)
+    expected = plain.gather(lookups, offsets, pooling).reshape(out.shape)
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+    for bag in range(len(lengths)):  # bit by bit what a bag is by itself, wherever the lists are cut
+        alone = np.empty((1, 20), np.float32)
+        gather_bags(table.views(), handles, offsets, pooling, bag, bag + 1, alone)
+        np.testing.assert_array_equal(alone[0], out[bag])

@@ -6,6 +6,7 @@ import pytest
 from embedding_table.machine_words import (
     add_row,
     add_rows,
+    add_rows_fetching,
     add_scaled_row,
     add_scaled_row_noting_products,
     copy_row,
@@ -62,6 +63,11 @@ def _squares(source: np.ndarray, start: int, width: int) -> np.float32:
 @kernel
 def _add_rows(target: np.ndarray, width: int, source: np.ndarray, starts: np.ndarray) -> None:
     add_rows(target, 1, width, source, starts, 1, starts.size)
+
+
+@kernel
+def _add_rows_fetching(target: np.ndarray, width: int, source: np.ndarray, starts: np.ndarray, ahead: int) -> None:
+    add_rows_fetching(target, 1, width, source, starts, 1, starts.size - ahead, ahead)
 
 
 @kernel
@@ -127,8 +133,11 @@ def test_add_rows(width: int, count: int) -> None:
     expected = target.copy()
     for start in starts[1:].tolist():
         expected[1:-1] += source[start : start + width]
+    fetched = target.copy()
     _add_rows(target, width, source, starts)
     np.testing.assert_array_equal(target, expected)
+    _add_rows_fetching(fetched, width, source, np.append(starts, np.array([0, 1 << 40, 499], np.uint64)), 3)
+    np.testing.assert_array_equal(fetched, expected)
 
 
 @pytest.mark.parametrize("position", [0, -(1 << 40), 1 << 40])
