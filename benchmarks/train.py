@@ -105,7 +105,7 @@ def main() -> None:
     quick = options.quick
     with threadpool_limits(1, user_api="blas"):
         results = clicks(load_clicks(200_000 if quick else 1_000_000, options.data), 1 if quick else 5)
-        results |= seed_setting(*(100_000, 1, 3, 1) if quick else (1_000_000, 7, 5, 1))
+        results |= seed_setting(*(100_000, 1, 3, 1) if quick else (1_000_000, 5, 10, 1))
     report("train", results)
 
 

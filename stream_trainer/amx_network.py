@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from model_contract.compiled import fast_kernel, kernel
 from model_contract.dlrm_kernels import (
     BIAS,
+    INPUTS,
     OUTPUTS,
     WEIGHT,
     NetworkShape,
@@ -47,29 +48,37 @@ _BLOCK = np.uint64(BLOCK)
 
 
 @kernel
+def _panels_before(work: np.uint64, passed: np.uint64, share: np.uint64, panels: np.uint64) -> np.uint64:
+    """How many panels of `share` work each, after `passed` of other work, begin before `work` is done."""
+    if work <= passed:
+        return np.uint64(0)
+    return min((work - passed + share - np.uint64(1)) // share, panels)
+
+
+@kernel
 def pack_weights(
     shape: NetworkShape, places: PackedPlaces, flat: NDArray[np.float32], packed: PackedWeights, part: int, parts: int
 ) -> None:
-    """Packs this part of the weights: blocks of 32 outputs, counted over all hidden layers."""
+    """Packs this part of the weights: blocks of 32 outputs, by the number of weights over all hidden layers."""
     hidden = shape.layers.shape[0] - 1
     total = np.uint64(0)
     for number in range(hidden):
-        total += blocks(shape.layers[number, OUTPUTS])
+        total += blocks(shape.layers[number, OUTPUTS]) * blocks(shape.layers[number, INPUTS])
     begin = np.uint64(part) * total // np.uint64(parts)
     end = np.uint64(part + 1) * total // np.uint64(parts)
     passed = np.uint64(0)
     for number in range(hidden):
         weight = layer_weight(flat, shape.layers[number])
-        outputs = np.uint64(weight.shape[0])
+        outputs, share = np.uint64(weight.shape[0]), blocks(weight.shape[1])
         count = blocks(outputs)
-        first, last = max(begin, passed) - passed, min(max(end, passed) - passed, count)
+        first = _panels_before(begin, passed, share, count)
+        last = _panels_before(end, passed, share, count)
         if first < last:
             pack_right_turned(weight, packed.forward[places.forward[number] :], first, last, places.terms)
             rows = min(last * _BLOCK, outputs)
-            pack_right(
-                weight, first * _BLOCK, rows, packed.backward[places.backward[number] :], first, count, places.terms
-            )
-        passed += count
+            backward = packed.backward[places.backward[number] :]
+            pack_right(weight, first * _BLOCK, rows, backward, first, count, places.terms)
+        passed += count * share
 
 
 @fast_kernel
