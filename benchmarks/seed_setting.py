@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks.overlapped_training import learn_overlapped
+from benchmarks.reference_program import ReferenceProgram
 from embedding_table.table import EmbeddingTable
 from feature_admission.always_admit import AlwaysAdmit
 from feature_admission.least_frequent import LeastFrequentEviction
@@ -32,7 +33,7 @@ from stream_trainer.process import new_step
 from stream_trainer.recipe import Recipe
 from stream_trainer.train_step import Precision
 
-__all__ = ["BATCH", "SeedSetting", "bare_mlp_rate", "bf16_batch", "seed_rate"]
+__all__ = ["BATCH", "SeedSetting", "bare_mlp_rate", "bf16_batch", "reference_program", "seed_rate"]
 
 BATCH = 2048
 SLOTS = 8
@@ -106,6 +107,14 @@ def seed_schema() -> ModelSchema:
         bottom=(512,),
         top=(1024, 1024, 1024),
     )
+
+
+def reference_program(rows: int) -> ReferenceProgram:
+    """The published program in this setting, with tables of `rows` rows."""
+    guard_onednn()
+    schema = seed_schema()
+    bottom = (len(schema.dense), *schema.bottom, schema.dim)
+    return ReferenceProgram(SLOTS, rows, bottom, (*schema.top, 1))
 
 
 def bf16_batch() -> int:
