@@ -53,7 +53,7 @@ _CONFIGURATION = bytes([1, *[0] * 15, *[64, 0] * 8, *[0] * 16, *[16] * 8, *[0] *
 _ORDERS = {1: ((0, 0),), 3: ((2, 0), (1, 0), (1, 1), (0, 1), (0, 2), (0, 0))}
 """For each number of terms: of which two (left, right) products are summed, one factor changing at a time.
 
-Of three terms' nine products the three left out are below 2^-24 of the first, which is added last.
+Of three terms' nine products the three left out are at most 2^-24 of the first, which is added last.
 """
 _LEFT, _RIGHT = ("$0", 4), ("$1", 6)  # where a factor is read from, and the first of the two tiles it gets
 
