@@ -43,7 +43,7 @@ from dimension_search.fixed_widths import PowerLaw
 from dimension_search.heat import HeatBands
 from dimension_search.principal import PrincipalPlanner
 from model_contract.schema import Align
-from stream_trainer.dimension_keeper import DimensionRules
+from stream_trainer.dimension_rules import DimensionRules
 from stream_trainer.learner import Learner
 from stream_trainer.process import make_learner
 from stream_trainer.recipe import Recipe

@@ -25,7 +25,8 @@ from benchmarks.overlapped_training import decoded
 from benchmarks.report import Json, report
 from dimension_search.evidence import WindowSums
 from dimension_search.heat import HeatBands
-from stream_trainer.dimension_keeper import DimensionRules, spectrum_every
+from stream_trainer.dimension_keeper import spectrum_every
+from stream_trainer.dimension_rules import DimensionRules
 from stream_trainer.learner import Learner
 from stream_trainer.prepared_batch import PreparedBatch
 from stream_trainer.process import make_learner

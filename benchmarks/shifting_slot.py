@@ -30,7 +30,7 @@ from dimension_search.plan import DimensionPlan
 from dimflow.synthetic_streams import DriftingTeacher, TeacherSlot, best_auc
 from model_contract.arrow_samples import ArrowSampleDecoder, encode_arrow
 from model_contract.samples import SampleBatch
-from stream_trainer.dimension_keeper import DimensionRules
+from stream_trainer.dimension_rules import DimensionRules
 from stream_trainer.learner import Learner
 from stream_trainer.process import make_learner
 from stream_trainer.settings import TrainerSettings

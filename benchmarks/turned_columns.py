@@ -21,7 +21,7 @@ from benchmarks.click_stream import CLICKS, ClickStream, load_clicks
 from benchmarks.overlapped_training import decoded
 from benchmarks.report import Json, report
 from dimension_search.principal import PrincipalPlanner
-from stream_trainer.dimension_keeper import DimensionRules
+from stream_trainer.dimension_rules import DimensionRules
 from stream_trainer.learner import Learner
 from stream_trainer.process import make_learner
 from stream_trainer.settings import TrainerSettings

@@ -1,4 +1,4 @@
-"""Keeps every row as wide as it deserves while training goes on: bands, searches, judgement, resize in slices.
+"""Keeps every row as wide as it deserves while training goes on: searches, judgement, resize in slices.
 
 Knows the table and the step of one learner; no Kafka, Redis or file. Plans come from `dimension_search`, rows are
 changed by the table. A search takes three stages, each on samples just before they are learned, so that none is lost
@@ -12,8 +12,8 @@ stay short. A search under way is part of the state, so that a restored trainer 
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -21,16 +21,15 @@ from numpy.typing import NDArray
 
 from dimension_search.budget import COLUMN_BYTES, ROW_STATE_BYTES, DimensionBudget, bytes_taken
 from dimension_search.evidence import BlockEvidence, WindowSums, blend
-from dimension_search.heat import HeatBands
 from dimension_search.plan import Decision, DimensionPlan, Verdict
-from dimension_search.planner import Planner, make_plan
-from dimension_search.principal import PrincipalPlanner
+from dimension_search.planner import make_plan
 from dimension_search.search_request import COMMAND_TRIGGER
 from embedding_table.saliency_sums import SaliencySums
-from embedding_table.table import EmbeddingTable, LiveRows, RowsOfBlock
-from feature_admission.eviction import lowest_rows
+from embedding_table.table import EmbeddingTable, RowsOfBlock
 from model_contract.schema import ModelSchema
+from stream_trainer.band_moves import BandMoves
 from stream_trainer.column_growth import first_stage, seeded_columns, starting_width
+from stream_trainer.dimension_rules import DimensionRules
 from stream_trainer.errors import StateError
 from stream_trainer.prepared_batch import PreparedBatch
 from stream_trainer.saliency_pass import LookedUp, SaliencyPass
@@ -45,76 +44,18 @@ from stream_trainer.search_progress import (
 from stream_trainer.stream_heat import StreamHeat
 from stream_trainer.train_step import TrainStep
 
-__all__ = ["SLICE_ROWS", "DimensionKeeper", "DimensionRules", "spectrum_every"]
+__all__ = ["SLICE_ROWS", "DimensionKeeper", "spectrum_every"]
 
 logger = logging.getLogger(__name__)
 
 SLICE_ROWS = 20_000
 _SMALLEST_WINDOW = 512
 _WINDOW = "window_"  # before the names of a window's sums in a state
-_LOW_MARK = 0.99  # of the budget: giving up rows looks at all of them, so it must not be due after every batch
 
 
 def spectrum_every(dim: int) -> int:
     """Of how many lookups one goes into the spectrum, so that the pass costs a like share of a step at every D."""
     return max(4, dim // 8)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DimensionRules:
-    """When to search, by what, and within which limits.
-
-    Attributes:
-        planner: the method.
-        saliency: what column scores are: "single_shot" from the window before it is learned, or "running", the decayed
-            mean over updates that training gathers for nothing. Principal saliency is always single-shot.
-        heat: popularity bands.
-        half_life_samples: samples in whose time the heat of an unseen row halves, so that bands mean the same on a busy
-            stream, a quiet one and a replay; 0 for the seconds of `heat`.
-        max_bytes: of all rows' columns and optimizer state; 0 for no limit in bytes.
-        max_share: of what all rows would take at the full width: the most there have been, so that giving up some of
-            them leaves more for the others, not less.
-        headroom: share of the budget that plans leave free for rows to come.
-        floor: columns that a slot's hottest band keeps.
-        steps: allowed widths, empty for any.
-        drop_cold: whether colder bands may be given up; see `DimensionBudget`.
-        first_search_samples: samples before the first search.
-        search_every_samples: samples between two searches; 0 for never by itself. The first searches follow at twice
-            the samples each, by smaller windows: a young table should not learn in columns it will not keep.
-        search_every_s: seconds after a search at which there is another however few samples came; 0 for never so.
-        budget_search_samples: samples between two searches that the budget asks for.
-        window_samples: samples of the evidence.
-        judge_samples: held-back samples that a plan is judged on.
-        tolerance: relative rise of their log-loss up to which a plan is applied.
-        memory: weight of what earlier searches found.
-        one_shot: whether no search follows one that was applied, as published methods do.
-        start_width: columns of all rows until the first search has judged them, fewer where a few thousand such rows
-            would not keep to `max_bytes`; 0 for all. What is not there yet cannot fit chance.
-        after_resize: what becomes of the first layer that reads the rows when a plan that changes columns is applied:
-            "keep", or "cold_first_layer" to start it anew, as SSEDS is published.
-    """
-
-    planner: Planner = field(default_factory=PrincipalPlanner)
-    saliency: Literal["single_shot", "running"] = "single_shot"
-    heat: HeatBands = field(default_factory=HeatBands)
-    half_life_samples: int = 0
-    max_bytes: int = 0
-    max_share: float = 1.0
-    headroom: float = 0.05
-    floor: int = 1
-    steps: tuple[int, ...] = ()
-    drop_cold: bool = True
-    first_search_samples: int = 8192
-    search_every_samples: int = 50_000
-    search_every_s: float = 0.0
-    budget_search_samples: int = 16_384
-    window_samples: int = 8_192
-    judge_samples: int = 4_096
-    tolerance: float = 0.05
-    memory: float = 0.5
-    one_shot: bool = False
-    start_width: int = 0
-    after_resize: Literal["keep", "cold_first_layer"] = "keep"
 
 
 class DimensionKeeper:
@@ -164,8 +105,8 @@ class DimensionKeeper:
         self._accepted: DimensionPlan | None = None
         self._seeded: list[list[int]] | None = None
         self._may_seed = schema.align == "zero_pad" and not schema.dense  # else a new column meets more than zeros
-        self._cursor = self._changed_cursor = 0
         self._heat = StreamHeat(rules.heat, rules.half_life_samples)
+        self._moves = BandMoves(table, self._heat, drop_cold=rules.drop_cold)
         self._stuck = False
         self._restored: NDArray[np.bool_] | None = None
         self.fitted = False
@@ -235,12 +176,9 @@ class DimensionKeeper:
         moved = self._table.resize_some(max_rows) if self._table.resizing else 0
         self._stuck = self._table.resizing and moved == 0  # no room for wider rows until others go
         if (not self._table.resizing or self._stuck) and self._excess_bytes > 0:
-            moved += self._give_up_coldest(now_s)
-        if self.rules.heat.bands > 1 and moved < max_rows:
-            moved += self._sort(self._some_changed_rows(max_rows), now_s, max_rows - moved)
-        if self.rules.heat.bands > 1 and moved < max_rows:
-            rows, self._cursor = self._table.scan_rows(self._cursor, max_rows - moved)
-            moved += self._sort(rows, now_s, rows.handles.size)
+            moved += self._moves.give_up_coldest(self._excess_bytes, self.rules.max_bytes, now_s)
+        if moved < max_rows:
+            moved += self._moves.sort(now_s, max_rows - moved)
         if moved:
             self._table.compact(max_rows)
         return moved
@@ -404,11 +342,6 @@ class DimensionKeeper:
                 active[slot, band, self._table.columns(slot, band)] = True
         return active
 
-    def _widths(self) -> NDArray[np.int64]:
-        """Columns that each block should have, i64 (F, K)."""
-        slots, bands = range(self._table.slots), range(self._table.bands)
-        return np.array([[self._table.columns(slot, band).size for band in bands] for slot in slots], np.int64)
-
     @property
     def _consent(self) -> Decision:
         """What becomes of a plan that nothing speaks against."""
@@ -504,37 +437,6 @@ class DimensionKeeper:
             level, "plan %s: %d to %d bytes, %s", verdict.decision, plan.bytes_before, plan.bytes_after, verdict.reason
         )
         self._on_plan(plan)
-
-    def _give_up_coldest(self, now_s: int) -> int:
-        """Between two plans ids go on coming: where they outgrow the budget, the coldest rows go."""
-        excess = self._excess_bytes + int((1 - _LOW_MARK) * self.rules.max_bytes)
-        rows = self._table.live_rows()
-        costs = COLUMN_BYTES * self._widths()[rows.slots, rows.bands] + ROW_STATE_BYTES
-        heat = self._heat.heat(rows.counts, rows.last_seen_s, now_s)
-        most = min(-(-excess // ROW_STATE_BYTES), rows.handles.size)
-        coldest = lowest_rows(heat, heat, most, rows.ids)
-        coldest = coldest[np.lexsort((rows.ids[coldest], heat[coldest]))]
-        enough = int(np.searchsorted(np.cumsum(costs[coldest]), excess)) + 1
-        return int(self._table.erase(rows.handles[coldest[:enough]]).size)
-
-    def _some_changed_rows(self, most: int) -> LiveRows:
-        """Rows that were used since the last cut, so that risen ones wait for no scan: all, or so many in turn."""
-        rows = self._table.changed_rows()
-        start = self._changed_cursor if self._changed_cursor < rows.handles.size else 0
-        self._changed_cursor = start + most if rows.handles.size > most else 0
-        return rows.part(start, start + most)
-
-    def _sort(self, rows: LiveRows, now_s: int, most: int) -> int:
-        """Moves at most `most` rows to the bands of their heat; those whose new band is given up go."""
-        bands = self._heat.bands_of(rows.counts, rows.last_seen_s, now_s, rows.bands)
-        gone = np.zeros(rows.handles.size, np.bool_)
-        if self.rules.drop_cold:
-            widths = self._widths()
-            gone = (widths[rows.slots, bands] == 0) & (widths[rows.slots].max(axis=1) > 0)
-            self._table.erase(rows.handles[gone])
-        moving = np.flatnonzero(~gone & (bands != rows.bands))[:most]
-        moved = self._table.move_rows(rows.handles[moving], bands[moving]) if moving.size else 0
-        return int(gone.sum()) + moved
 
 
 def _column_lists(active: NDArray[np.bool_]) -> list[NDArray[np.uint16]]:

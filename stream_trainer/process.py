@@ -37,8 +37,8 @@ from stream_trainer.amx_support import amx_is_usable
 from stream_trainer.app import EXIT_CLEAN, run_app
 from stream_trainer.checkpoint_store import CheckpointStore
 from stream_trainer.delivery import Delivery
-from stream_trainer.dimension_keeper import DimensionKeeper, DimensionRules
-from stream_trainer.dimension_rules import dimension_rules
+from stream_trainer.dimension_keeper import DimensionKeeper
+from stream_trainer.dimension_rules import DimensionRules, dimension_rules
 from stream_trainer.errors import RedisUnavailable
 from stream_trainer.fused_step import FusedStep
 from stream_trainer.leadership import LeaderLease, stop_signals, wait_for_folder

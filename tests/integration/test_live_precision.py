@@ -14,7 +14,7 @@ from model_contract.dense_transform import transform_dense
 from model_contract.samples import SampleBatch
 from serving.process import ServingParts
 from stream_trainer.delivery import Delivery
-from stream_trainer.dimension_keeper import DimensionRules
+from stream_trainer.dimension_rules import DimensionRules
 from stream_trainer.learner import Learner
 from stream_trainer.precision_keeper import PrecisionKeeper, PrecisionRules
 from stream_trainer.precision_pass import PrecisionPass

@@ -23,7 +23,7 @@ from serving.settings import ServingSettings
 from stream_trainer.alignment_switch import aligned_state
 from stream_trainer.checkpoint_store import CheckpointStore
 from stream_trainer.delivery import Delivery
-from stream_trainer.dimension_keeper import DimensionRules
+from stream_trainer.dimension_rules import DimensionRules
 from stream_trainer.learner import Learner
 from stream_trainer.process import make_learner
 from stream_trainer.publisher import Publisher

@@ -17,7 +17,7 @@ from dimension_search.plan import DimensionPlan
 from embedding_table.table import ABSENT
 from model_contract.samples import SampleBatch
 from model_contract.schema import ModelSchema
-from stream_trainer.dimension_keeper import DimensionRules
+from stream_trainer.dimension_rules import DimensionRules
 from stream_trainer.errors import StateError
 from stream_trainer.learner import Learner
 from stream_trainer.model_state import ModelState, merge_states
@@ -427,40 +427,6 @@ def test_the_first_layer_starts_anew_with_a_plan_that_changes_columns(after: str
     assert np.array_equal(run.model.step.parameters, moved)  # once a plan
 
 
-def test_rows_cross_bands_both_ways() -> None:
-    run = Run(rules_with(heat=BANDS, half_life_samples=2 * ROWS, search_every_samples=0, drop_cold=False))
-    run.learn(3)
-    bands = run.model.table.bands
-    born = {id_: block % bands for id_, (block, _, _) in rows_by_id(run).items()}
-    assert set(born.values()) == {bands - 1}  # seen just now, all of them
-    run.learn(14, ids=20)
-    cooled = {id_: block % bands for id_, (block, _, _) in rows_by_id(run).items()}
-    rare = [id_ for id_ in born if 1000 < id_ < 4000 and 20 < id_ % 1000 < 200]
-    assert len(rare) > 20
-    assert {cooled[id_] for id_ in rare} == {0, 1}
-
-    batch = run.batch()
-    batch.ids[:] = np.resize(np.array(rare, np.uint64), batch.ids.size)
-    run.model.learn(run.model.prepare(batch, run.now_s), run.now_s)
-    run.model.tidy(run.now_s, EVERYTHING)
-    again = {id_: block % bands for id_, (block, _, _) in rows_by_id(run).items()}
-    assert {again[id_] for id_ in rare} == {bands - 1}
-
-
-def test_changed_rows_take_turns_where_there_are_more_than_a_quiet_moment_has_time_for() -> None:
-    run = Run(rules_with(heat=BANDS, search_every_samples=0))
-    run.learn(2, tidy=False)
-    changed = run.model.table.changed_rows().handles
-    most = -(-changed.size // 3)
-
-    seen = np.concatenate([run.keeper._some_changed_rows(most).handles for _ in range(3)])
-    assert most < changed.size
-    assert sorted(seen.tolist()) == sorted(changed.tolist())
-    assert run.keeper._some_changed_rows(most).handles.tolist() == changed[:most].tolist()
-    assert run.keeper._some_changed_rows(changed.size).handles.size == changed.size - most
-    assert run.keeper._some_changed_rows(changed.size).handles.size == changed.size
-
-
 def test_rows_of_a_band_that_is_given_up_are_erased_and_come_out_as_tombstones() -> None:
     widths = [[0, 4, 6]] * SLOTS
     run = Run(rules_with(Chosen(widths), heat=BANDS, half_life_samples=2 * ROWS, one_shot=True))
@@ -505,29 +471,6 @@ def test_rows_given_up_leave_their_share_of_the_budget_to_others_also_after_a_re
     other = Run(rules)
     other.model.restore(run.model.fresh_state(run.now_s * 1000))
     assert other.keeper.budget_bytes == run.keeper.budget_bytes
-
-
-def test_the_budget_in_bytes_holds_between_plans() -> None:
-    limit = 30_000
-    rules = rules_with(heat=BANDS, half_life_samples=8 * ROWS, max_bytes=limit, one_shot=True)
-    run = Run(rules)
-    run.learn(8, ids=100)
-    assert run.keeper.searches == 1
-    assert run.keeper.fitted
-    searches, given_up = run.keeper.searches, 0
-    for round_ in range(30):
-        batch = run.batch(ids=400)
-        batch.ids[ROWS:] += np.uint64(10_000_000) * np.uint64(round_ + 1)
-        run.now_s += 1
-        run.model.learn(run.model.prepare(batch, run.now_s), run.now_s)
-        given_up += run.keeper.needs_quiet
-        run.model.tidy(run.now_s)
-        assert run.keeper.bytes_planned <= limit
-        assert not run.keeper.needs_quiet
-    assert given_up > 5
-    assert run.keeper.searches == searches
-    hot = {id_ for id_ in rows_by_id(run) if id_ < 5000}
-    assert {1001, 1002, 1003} <= hot  # looked up all the time
 
 
 class Cuts:

@@ -17,7 +17,7 @@ from stream_trainer.amx_step import AmxStep
 from stream_trainer.amx_support import amx_is_usable
 from stream_trainer.autograd_step import AutogradStep
 from stream_trainer.checkpoint_store import CheckpointStore
-from stream_trainer.dimension_keeper import DimensionRules
+from stream_trainer.dimension_rules import DimensionRules
 from stream_trainer.fused_step import FusedStep
 from stream_trainer.process import _restored, make_learner, new_step, read_schema
 from stream_trainer.recipe import Recipe

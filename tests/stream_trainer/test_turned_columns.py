@@ -8,7 +8,7 @@ import pytest
 from dimension_search.heat import HeatBands
 from embedding_table.table import ABSENT, RowsOfBlock
 from model_contract.dense_layout import DenseLayout
-from stream_trainer.dimension_keeper import DimensionRules
+from stream_trainer.dimension_rules import DimensionRules
 from stream_trainer.errors import StateError
 from stream_trainer.learner import Learner
 from stream_trainer.model_state import ModelState

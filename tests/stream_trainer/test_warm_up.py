@@ -9,7 +9,7 @@ from numba.core.registry import CPUDispatcher
 from dimension_search.heat import HeatBands
 from embedding_table import row_moves
 from model_contract.sample_decoding import SampleDecoder
-from stream_trainer.dimension_keeper import DimensionRules
+from stream_trainer.dimension_rules import DimensionRules
 from stream_trainer.learner import Learner
 from stream_trainer.process import _hurried, make_learner
 from stream_trainer.warm_up import warm_up
