@@ -4,6 +4,7 @@
 its own. Tests that kill, freeze or restart a server start one themselves (`dimflow.local_servers`).
 """
 
+import signal
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ _WARNINGS_OF_OTHERS = (
 
 def pytest_configure(config: pytest.Config) -> None:
     guard_onednn()  # it counts before oneDNN's first use, and any test that needs torch may be that
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job; its children would not hear it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for line in _WARNINGS_OF_OTHERS:
         config.addinivalue_line("filterwarnings", line)
 
