@@ -14,12 +14,11 @@ where `amx_support.amx_is_usable` says so.
 import numpy as np
 from numpy.typing import NDArray
 
-from model_contract.compiled import fast_kernel, kernel
+from model_contract.compiled import kernel
 from model_contract.dlrm_kernels import (
     BIAS,
     INPUTS,
     OUTPUTS,
-    WEIGHT,
     NetworkShape,
     interact,
     last_layer,
@@ -40,7 +39,7 @@ from stream_trainer.amx_products import (
     pack_right_turned,
 )
 from stream_trainer.amx_space import GROUP_ROWS, AmxSpace, PackedPlaces, PackedWeights
-from stream_trainer.dlrm_backward import interact_back, logit_gradient
+from stream_trainer.dlrm_backward import interact_back, last_layer_back, logit_gradient, through_relu
 
 __all__ = ["amx_gradients", "pack_weights"]
 
@@ -81,40 +80,11 @@ def pack_weights(
         passed += count * share
 
 
-@fast_kernel
-def _through_relu(
-    layer: NDArray[np.int64], y: NDArray[np.float32], y_grad: NDArray[np.float32], grad: NDArray[np.float32]
-) -> None:
-    """Stops the gradient where the layer's unit was silent, and adds what is left to the bias's."""
-    zero = np.float32(0)
-    bias_grad = grad[layer[BIAS] : layer[BIAS] + layer[OUTPUTS]]
-    for row in range(y.shape[0]):
-        for column in range(y.shape[1]):
-            passed = y_grad[row, column] if y[row, column] > zero else zero
-            y_grad[row, column] = passed
-            bias_grad[column] += passed
-
-
-@fast_kernel
-def _last_layer_back(
-    flat: NDArray[np.float32],
-    layer: NDArray[np.int64],
-    x: NDArray[np.float32],
-    logit_grad: NDArray[np.float32],
-    grad: NDArray[np.float32],
-    x_grad: NDArray[np.float32],
-) -> None:
-    """Adds to the last layer's gradient and writes its input's."""
-    width = x.shape[1]
-    weight = flat[layer[WEIGHT] : layer[WEIGHT] + width]
-    weight_grad = grad[layer[WEIGHT] : layer[WEIGHT] + width]
-    for row in range(x.shape[0]):
-        slope = logit_grad[row]
-        grad[layer[BIAS]] += slope
-        for column in range(width):
-            weight_grad[column] += slope * x[row, column]
-        for column in range(width):
-            x_grad[row, column] = slope * weight[column]
+@kernel
+def _bias_of(shape: NetworkShape, number: int, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What belongs to a layer's bias, in the parameters or in their gradient."""
+    layer = shape.layers[number]
+    return values[layer[BIAS] : layer[BIAS] + layer[OUTPUTS]]
 
 
 @kernel
@@ -131,13 +101,12 @@ def _hidden_layer(
     steps: np.uint64,
 ) -> None:
     """Y = relu(x W^T + b); x is kept, packed, as `step` and on of `steps`."""
-    layer = shape.layers[number]
     rows = np.uint64(x.shape[0])
     pack_right(x, np.uint64(0), rows, space.inputs[places.inputs[number] :], step, steps, places.terms)
     pack_left(x, space.left, places.terms)
     weight = packed.forward[places.forward[number] :]
     nothing = flat[:0]
-    ending = Ending(ADD_AND_STOP, flat[layer[BIAS] : layer[BIAS] + layer[OUTPUTS]], nothing, nothing)
+    ending = Ending(ADD_AND_STOP, _bias_of(shape, number, flat), nothing, nothing)
     multiply(space.left, weight, blocks(x.shape[1]), y, space.block, places.terms, ending)
 
 
@@ -163,9 +132,7 @@ def _hidden_layer_back(
     nothing = space.grad[:0]
     ending = Ending(NOTHING, nothing, nothing, nothing)
     if of_layer:
-        before = shape.layers[number - 1]
-        bias_grad = space.grad[before[BIAS] : before[BIAS] + before[OUTPUTS]]
-        ending = Ending(STOP_SILENT, nothing, x.reshape(-1), bias_grad)
+        ending = Ending(STOP_SILENT, nothing, x.reshape(-1), _bias_of(shape, number - 1, space.grad))
     weight = packed.backward[places.backward[number] :]
     multiply(space.left, weight, blocks(y_grad.shape[1]), x_grad, space.block, places.terms, ending)
 
@@ -220,9 +187,9 @@ def _backward(
     rows, work, work_grad, starts = emb.shape[0], space.work, space.work_grad, shape.starts
     last = shape.layers.shape[0] - 1
     x_grad = stage(work_grad, starts, last, rows)
-    _last_layer_back(flat, shape.layers[last], stage(work, starts, last, rows), logit_grad, space.grad, x_grad)
+    last_layer_back(flat, shape.layers[last], stage(work, starts, last, rows), logit_grad, space.grad, x_grad)
     if last > shape.bottom:
-        _through_relu(shape.layers[last - 1], stage(work, starts, last, rows), x_grad, space.grad)
+        through_relu(stage(work, starts, last, rows), x_grad, _bias_of(shape, last - 1, space.grad))
     for number in range(last - 1, shape.bottom - 1, -1):
         y_grad = stage(work_grad, starts, number + 1, rows)
         x, x_grad = stage(work, starts, number, rows), stage(work_grad, starts, number, rows)
@@ -235,7 +202,7 @@ def _backward(
         bottom_grad = stage(work_grad, starts, shape.bottom - 1, rows)
     interact_back(emb, bottom, stage(work_grad, starts, shape.bottom, rows), emb_grad, bottom_grad)
     if shape.bottom:
-        _through_relu(shape.layers[shape.bottom - 1], bottom, bottom_grad, space.grad)
+        through_relu(bottom, bottom_grad, _bias_of(shape, shape.bottom - 1, space.grad))
     for number in range(shape.bottom - 1, -1, -1):
         y_grad = stage(work_grad, starts, number, rows)
         x = x_grad = work[:0].reshape(0, 0)
@@ -249,8 +216,7 @@ def _clear_sums(shape: NetworkShape, grad: NDArray[np.float32]) -> None:
     """What groups add to: biases and the last layer."""
     last = shape.layers.shape[0] - 1
     for number in range(last + 1):
-        layer = shape.layers[number]
-        grad[layer[BIAS] : layer[BIAS] + layer[OUTPUTS]] = np.float32(0)
+        _bias_of(shape, number, grad)[:] = np.float32(0)
     layer_weight(grad, shape.layers[last])[:] = np.float32(0)
 
 

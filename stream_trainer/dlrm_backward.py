@@ -13,7 +13,15 @@ from model_contract.dlrm_kernels import BIAS, OUTPUTS, WEIGHT, NetworkShape, lay
 from model_contract.row_alignment import MEAN
 from stream_trainer.alignment_backward import align_back, follow_statistics
 
-__all__ = ["adagrad", "backward", "interact_back", "learn_dense", "logit_gradient"]
+__all__ = [
+    "adagrad",
+    "backward",
+    "interact_back",
+    "last_layer_back",
+    "learn_dense",
+    "logit_gradient",
+    "through_relu",
+]
 
 
 @fast_kernel
@@ -27,7 +35,7 @@ def logit_gradient(
 
 
 @fast_kernel
-def _last_layer_back(
+def last_layer_back(
     flat: NDArray[np.float32],
     layer: NDArray[np.int64],
     x: NDArray[np.float32],
@@ -35,11 +43,11 @@ def _last_layer_back(
     grad: NDArray[np.float32],
     x_grad: NDArray[np.float32],
 ) -> None:
+    """Adds to the last layer's gradient in `grad` f32 (P,), and writes its input's."""
     width = x.shape[1]
     weight = flat[layer[WEIGHT] : layer[WEIGHT] + width]
     weight_grad = grad[layer[WEIGHT] : layer[WEIGHT] + width]
-    weight_grad[:] = np.float32(0)
-    bias_grad = np.float32(0)
+    bias_grad = grad[layer[BIAS]]
     for row in range(x.shape[0]):
         slope = logit_grad[row]
         bias_grad += slope
@@ -51,10 +59,9 @@ def _last_layer_back(
 
 
 @fast_kernel
-def _through_relu(y: NDArray[np.float32], y_grad: NDArray[np.float32], bias_grad: NDArray[np.float32]) -> None:
-    """Stops the gradient where the unit was silent, and sums what is left into the bias."""
+def through_relu(y: NDArray[np.float32], y_grad: NDArray[np.float32], bias_grad: NDArray[np.float32]) -> None:
+    """Stops the gradient where the unit was silent, and adds what is left to the bias's, f32 (n,)."""
     zero = np.float32(0)
-    bias_grad[:] = zero
     for row in range(y.shape[0]):
         for column in range(y.shape[1]):
             passed = y_grad[row, column] if y[row, column] > zero else zero
@@ -124,7 +131,9 @@ def backward(
     layers, starts = shape.layers, shape.starts
     last = layers.shape[0] - 1
     x_grad = stage(work_grad, starts, last, rows)
-    _last_layer_back(flat, layers[last], stage(work, starts, last, rows), logit_grad, grad, x_grad)
+    layer_weight(grad, layers[last])[:] = np.float32(0)
+    grad[layers[last, BIAS]] = np.float32(0)
+    last_layer_back(flat, layers[last], stage(work, starts, last, rows), logit_grad, grad, x_grad)
     for number in range(last - 1, shape.bottom - 1, -1):
         y_grad = stage(work_grad, starts, number + 1, rows)
         _layer_back(
@@ -163,7 +172,9 @@ def _layer_back(
     x: NDArray[np.float32],
     grad: NDArray[np.float32],
 ) -> None:
-    _through_relu(y, y_grad, grad[layer[BIAS] : layer[BIAS] + layer[OUTPUTS]])
+    bias_grad = grad[layer[BIAS] : layer[BIAS] + layer[OUTPUTS]]
+    bias_grad[:] = np.float32(0)
+    through_relu(y, y_grad, bias_grad)
     np.dot(y_grad.T, x, layer_weight(grad, layer))
 
 
