@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from embedding_table.bag_kernels import gather_bags
 from embedding_table.kernel_arrays import kernel_array
 from embedding_table.row_layout import TableViews
-from embedding_table.thread_parts import in_parts
+from embedding_table.thread_parts import in_parts, parts_of
 
 __all__ = ["gather_batch"]
 
@@ -25,10 +25,11 @@ def gather_batch(
     pooling: NDArray[np.int8],
     out: NDArray[np.float32],
 ) -> None:
-    """As `gather_bags` on all bags, out f32 (B*F, D); large batches are cut where lookups are halved, not bags."""
+    """As `gather_bags` on all bags, out f32 (B*F, D); large batches are cut by their lookups, not their bags."""
     handles, offsets, pooling = kernel_array(handles), kernel_array(offsets), kernel_array(pooling)
     bags, dim = out.shape
-    parts = threads if handles.size * dim >= _PARALLEL_FLOATS else 1
+    floats = handles.size * dim
+    parts = parts_of(floats, _PARALLEL_FLOATS, threads) if floats >= _PARALLEL_FLOATS else 1
     inner = np.searchsorted(offsets, np.linspace(0, offsets[-1], parts + 1)[1:-1])
     borders = [0, *np.minimum(inner, bags).tolist(), bags]
 
@@ -36,4 +37,4 @@ def gather_batch(
         lo, hi = borders[part], borders[part + 1]
         gather_bags(views, handles, offsets, pooling, lo, hi, out[lo:hi])
 
-    in_parts(gather_part, parts)
+    in_parts(gather_part, parts, threads)

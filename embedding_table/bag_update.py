@@ -1,7 +1,7 @@
 """Training the rows of a whole batch: in one kernel where it is small, shared among threads where it is large.
 
-Knows bags and threads, not ids. Invariant: no row is ever touched by two threads: each trains the rows of its slabs
-and sums what it sees of their saliency by itself.
+Knows bags and threads, not ids. Invariant: no row is in two parts: each trains the rows of its slabs and sums what it
+sees of their saliency by itself, so the result does not depend on which thread takes which part.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from embedding_table.kernel_arrays import kernel_array
 from embedding_table.row_layout import TableViews
 from embedding_table.saliency_sums import fold_products, join_products
 from embedding_table.slot_update import update_share
-from embedding_table.thread_parts import in_parts
+from embedding_table.thread_parts import in_parts, parts_of
 from embedding_table.update_scratch import UpdateScratch, new_scratch
 
 __all__ = ["BagUpdater"]
@@ -32,6 +32,7 @@ class BagUpdater:
         self._views = views
         self._threads = threads
         self._scratches: list[UpdateScratch] = []
+        self._sums: list[UpdateScratch] = []
         self._dirty: list[NDArray[np.uint32]] = []
 
     def update(
@@ -69,13 +70,15 @@ class BagUpdater:
                 reference_width,
             )
             return
-        parts = self._threads
+        parts = parts_of(handles.size * dim, _PARALLEL_FLOATS, self._threads)
         self._reserve(parts, handles.size, bags // pooling.size, dim)
         rate, tiny, left, flat = np.float32(lr), np.float32(eps), np.float32(decay), grad.reshape(-1)
         reference = np.float32(reference_width)
         lengths = np.zeros(parts, np.int64)
+        free = list(self._scratches)
 
         def update_part(part: int) -> None:
+            scratch = free.pop()
             lengths[part] = update_share(
                 self._views,
                 handles,
@@ -92,27 +95,34 @@ class BagUpdater:
                 now_s,
                 part,
                 parts,
-                self._scratches[part],
+                self._sums[part]._replace(share=scratch.share),
                 self._dirty[part],
                 0,
             )
+            free.append(scratch)
 
-        in_parts(update_part, parts)
-        for dirty, length in zip(self._dirty, lengths.tolist(), strict=True):
+        in_parts(update_part, parts, self._threads)
+        for dirty, length in zip(self._dirty, lengths.tolist(), strict=False):
             start = int(self._views.dirty_length[0])
             self._views.dirty[start : start + length] = dirty[:length]
             self._views.dirty_length[0] = start + length
-        for scratch in self._scratches[1:parts]:
-            join_products(self._scratches[0], scratch)
-        fold_products(self._views, self._scratches[0])
+        for sums in self._sums[1:parts]:
+            join_products(self._sums[0], sums)
+        fold_products(self._views, self._sums[0])
 
     def _reserve(self, parts: int, lookups: int, slot_bags: int, dim: int) -> None:
+        """Makes room for an update in so many parts: memory for each thread, for each part its sums and its list."""
+        blocks = self._views.block_width.size
         held = self._scratches[0].row.size if self._scratches else -1
         held_bags = self._scratches[0].share.bag_square.size if self._scratches else -1
-        if len(self._scratches) >= parts and held >= lookups and held_bags >= min(slot_bags, lookups):
-            return
-        blocks = self._views.block_width.size
-        count = max(parts, len(self._scratches))
-        lookups, slot_bags = max(held, lookups), max(held_bags, slot_bags)
-        self._scratches = [new_scratch(lookups, dim, blocks, slot_bags) for _ in range(count)]
-        self._dirty = [np.empty(lookups, np.uint32) for _ in range(parts if parts > 1 else 0)]
+        if held < lookups or held_bags < min(slot_bags, lookups):
+            lookups, slot_bags = max(held, lookups), max(held_bags, slot_bags)
+            self._scratches, self._dirty = [], []
+        else:
+            lookups, slot_bags = held, held_bags
+        while len(self._scratches) < min(parts, self._threads):
+            self._scratches.append(new_scratch(lookups, dim, blocks, slot_bags))
+        while parts > 1 and len(self._sums) < parts:
+            self._sums.append(new_scratch(1, dim, blocks))
+        while parts > 1 and len(self._dirty) < parts:
+            self._dirty.append(np.empty(lookups, np.uint32))

@@ -1,13 +1,16 @@
 """Feature id -> row handle: open addressing over one flat array, in batches.
 
 Knows nothing of rows, slots or budgets; a handle is 32 bits it hands back. An entry is three words of 32 bits (id low,
-id high, flipped handle) side by side, so that a lookup costs one cache line; a flipped handle of 0, which is ABSENT,
-marks an empty entry, so fresh zeroed memory is an empty index. The place of an id is (top 32 bits of its mix *
-capacity) >> 32: any capacity will do, growth goes by half instead of doubling, and since places keep the order of the
-mixes a rehash streams through both arrays.
+id high, flipped handle) side by side; five of them share a cache line, and all five are compared at once, so that a
+lookup costs one line and next to no branch that cannot be foretold. A flipped handle of 0, which is ABSENT, marks an
+empty entry, so fresh zeroed memory is an empty index. The home of an id is line (top 32 bits of its mix * lines) >> 32:
+any number of lines will do, growth goes by half instead of doubling, and since homes keep the order of the mixes a
+rehash streams through both arrays. A line's last word has a bit, of 32 by the mix, for every id that had to go to a
+later line; who finds his bit clear in a full line is absent, and no other line is read.
 
-Invariant: between the place of an id and the entry that holds it no entry is empty (linear probing; erasing shifts
-the followers back, Knuth vol. 3, 6.4 algorithm R), and at most 70 % of the entries are taken.
+Invariant: between the start of an id's home and the entry that holds it no entry is empty (linear probing; erasing
+shifts the followers back, Knuth vol. 3, 6.4 algorithm R), and at most 75 % of the entries are taken. The bit of every
+id away from home is set; one that nobody needs any more goes when its line has an empty entry again.
 
 Calls must not overlap in time when one of them inserts or erases: the owner holds a lock.
 """
@@ -15,7 +18,8 @@ Calls must not overlap in time when one of them inserts or erases: the owner hol
 import numpy as np
 from numpy.typing import NDArray
 
-from embedding_table.kernel_arrays import kernel_array
+from embedding_table.entry_search import ENTRIES_A_LINE, ENTRY_WORDS, LINE_WORDS, entry_of
+from embedding_table.kernel_arrays import kernel_array, zeros_on_lines
 from embedding_table.machine_words import prefetch
 from model_contract.compiled import kernel, lean_kernel
 
@@ -23,147 +27,187 @@ __all__ = ["ABSENT", "BYTES_PER_ID", "HashIndex"]
 
 ABSENT = np.uint32(0xFFFFFFFF)
 _EMPTY = np.uint32(0)
-_MAX_LOAD = 0.7
+_MAX_LOAD = 0.75
 _GROWTH = 1.5
-_SMALLEST_CAPACITY = 1024
-_ENTRY_BYTES = 12
-_AHEAD = np.uint64(32)
-_PROBED_WORDS = np.uint64(11)
-BYTES_PER_ID = _ENTRY_BYTES / _MAX_LOAD  # of an index that is as full as it may be
+_SMALLEST_LINES = 204
+_LINE_BYTES = LINE_WORDS * 4
+_ONE, _HALF = np.uint64(1), np.uint64(32)
+_ENTRY, _LINE = np.uint64(ENTRY_WORDS), np.uint64(LINE_WORDS)
+_AWAY = np.uint64(ENTRIES_A_LINE * ENTRY_WORDS)  # the last word of a line
+_BITS, _LAST_BIT = np.uint64(32), np.uint64(31)
+_HANDLE = np.uint64(2)
+_AHEAD, _ROUND = np.uint64(32), np.uint64(256)
+BYTES_PER_ID = _LINE_BYTES / (ENTRIES_A_LINE * _MAX_LOAD)  # of an index that is as full as it may be
 
 
 @kernel
-def _place(low: np.uint32, high: np.uint32, capacity: np.uint64) -> np.uint64:
-    mixed = (np.uint64(high) << np.uint64(32)) | np.uint64(low)
-    mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0x9E3779B97F4A7C15)
+def _home_and_bit(feature_id: np.uint64, words: np.uint64) -> np.uint64:
+    """Where the line starts at which a search for this id does, times 32, plus the number of its bit."""
+    mixed = (feature_id ^ (feature_id >> _HALF)) * np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
-    return np.uint64(((mixed >> np.uint64(32)) * capacity) >> np.uint64(32))
+    line = np.uint64(((mixed >> _HALF) * (words // _LINE)) >> _HALF)
+    return np.uint64(line * _LINE * _BITS) | (mixed & _LAST_BIT)
+
+
+@kernel
+def _home(feature_id: np.uint64, words: np.uint64) -> np.uint64:
+    """Where its line starts."""
+    return _home_and_bit(feature_id, words) // _BITS
+
+
+@kernel
+def _id_at(entries: NDArray[np.uint32], at: np.uint64) -> np.uint64:
+    return np.uint64(entries[at]) | np.uint64(entries[at + _ONE]) << _HALF
+
+
+@lean_kernel
+def _position(entries: NDArray[np.uint32], line: np.uint64, feature_id: np.uint64) -> np.uint64:
+    """Where this id's entry starts, or the empty one in which its search from `line` on ends."""
+    while True:
+        entry = entry_of(entries, line, np.uint32(feature_id), np.uint32(feature_id >> _HALF))
+        if entry < _LINE:
+            return np.uint64(line + entry)
+        line += _LINE
+        if line == np.uint64(entries.size):
+            line = np.uint64(0)
 
 
 @lean_kernel
 def _find_all(
-    entries: NDArray[np.uint32], ids: NDArray[np.uint64], out: NDArray[np.uint32], bases: NDArray[np.uint64]
+    entries: NDArray[np.uint32],
+    ids: NDArray[np.uint64],
+    out: NDArray[np.uint32],
+    homes: NDArray[np.uint64],
+    waiting: NDArray[np.uint64],
 ) -> None:
-    """Probes id after id; `bases` u64 (a power of two above _AHEAD,) holds where the next probes start."""
-    words, ring = np.uint64(entries.size), np.uint64(bases.size - 1)
-    capacity = np.uint64(entries.size // 3)
-    for k in range(np.uint64(ids.size) + _AHEAD):
-        if k < np.uint64(ids.size):
-            base = _place(np.uint32(ids[k]), np.uint32(ids[k] >> np.uint64(32)), capacity) * np.uint64(3)
-            bases[k & ring] = base
-            prefetch(entries, base)
-            prefetch(entries, base + _PROBED_WORDS)  # a probe of a few entries often ends in the next line
-        if k < _AHEAD:
-            continue
-        at = k - _AHEAD
-        low, high = np.uint32(ids[at]), np.uint32(ids[at] >> np.uint64(32))
-        base = bases[at & ring]
-        while True:
-            flipped = entries[base + np.uint64(2)]
-            found = (entries[base] == low) & (entries[base + np.uint64(1)] == high)
-            if found | (flipped == _EMPTY):  # one branch: which of the two it is cannot be foretold
-                out[at] = flipped ^ ABSENT
-                break
-            base += np.uint64(3)
-            if base == words:
-                base = np.uint64(0)
+    """Searches id after id in their home lines; who is not there waits for the next line until a round is over.
+
+    Args:
+        entries: u32, the index.
+        ids: u64 (n,).
+        out: u32 (n,), written.
+        homes: u64 (a power of two from 2 * _AHEAD on,), overwritten.
+        waiting: u64 (as many as are searched in a round,), overwritten.
+    """
+    words, ring, count = np.uint64(entries.size), np.uint64(homes.size - 1), np.uint64(ids.size)
+    for k in range(min(_AHEAD, count)):
+        homes[k] = _home_and_bit(ids[k], words)
+        prefetch(entries, homes[k] // _BITS)
+    for begin in range(np.uint64(0), count, np.uint64(waiting.size)):
+        left = np.uint64(0)
+        for k in range(begin, min(begin + np.uint64(waiting.size), count)):
+            if k + _AHEAD < count:
+                ahead = _home_and_bit(ids[k + _AHEAD], words)
+                homes[k + _AHEAD & ring] = ahead
+                prefetch(entries, ahead // _BITS)
+            home, bit = homes[k & ring] // _BITS, homes[k & ring] & _LAST_BIT
+            entry = entry_of(entries, home, np.uint32(ids[k]), np.uint32(ids[k] >> _HALF))
+            here = entry < _LINE
+            flipped = entries[home + min(entry + _HANDLE, _AWAY - _ONE)]
+            out[k] = (flipped if here else _EMPTY) ^ ABSENT
+            if np.uint64(entries[home + _AWAY]) >> bit & np.uint64(not here):  # one branch, and a rare one
+                prefetch(entries, home + _LINE)
+                waiting[left] = k
+                left += _ONE
+        for place in range(left):
+            k = waiting[place]
+            out[k] = entries[_position(entries, _home(ids[k], words), ids[k]) + _HANDLE] ^ ABSENT
 
 
 @kernel
 def _find(entries: NDArray[np.uint32], ids: NDArray[np.uint64], out: NDArray[np.uint32]) -> None:
-    _find_all(entries, ids, out, np.empty(np.uint64(2) * _AHEAD, np.uint64))
+    _find_all(entries, ids, out, np.empty(np.uint64(2) * _AHEAD, np.uint64), np.empty(_ROUND, np.uint64))
 
 
 @kernel
 def _insert(entries: NDArray[np.uint32], ids: NDArray[np.uint64], handles: NDArray[np.uint32]) -> int:
     """Sets ids -> handles, new or not; answers how many ids were new. There must be room."""
-    capacity = np.uint64(entries.size // 3)
+    words = np.uint64(entries.size)
     added = 0
     for k in range(np.uint64(ids.size)):
         if k + _AHEAD < np.uint64(ids.size):
-            ahead = ids[k + _AHEAD]
-            place = _place(np.uint32(ahead), np.uint32(ahead >> np.uint64(32)), capacity)
-            prefetch(entries, place * np.uint64(3))
-        low = np.uint32(ids[k])
-        high = np.uint32(ids[k] >> np.uint64(32))
-        at = _place(low, high, capacity)
-        while True:
-            base = at * np.uint64(3)
-            flipped = entries[base + np.uint64(2)]
-            if flipped == _EMPTY or (entries[base] == low and entries[base + np.uint64(1)] == high):
-                added += flipped == _EMPTY
-                entries[base] = low
-                entries[base + np.uint64(1)] = high
-                entries[base + np.uint64(2)] = handles[k] ^ ABSENT
-                break
-            at += np.uint64(1)
-            if at == capacity:
-                at = np.uint64(0)
+            prefetch(entries, _home(ids[k + _AHEAD], words))
+        home = _home_and_bit(ids[k], words)
+        at = _position(entries, home // _BITS, ids[k])
+        added += entries[at + _HANDLE] == _EMPTY
+        _write(entries, at, home, ids[k], handles[k] ^ ABSENT)
     return added
 
 
 @kernel
+def _write(entries: NDArray[np.uint32], at: np.uint64, home: np.uint64, feature_id: np.uint64, word: np.uint32) -> None:
+    """Writes an entry, and its bit where it is not at home."""
+    entries[at] = np.uint32(feature_id)
+    entries[at + _ONE] = np.uint32(feature_id >> _HALF)
+    entries[at + _HANDLE] = word
+    if at // _LINE != home // _BITS // _LINE:
+        entries[home // _BITS + _AWAY] |= np.uint32(_ONE << (home & _LAST_BIT))
+
+
+@kernel
+def _next(at: np.uint64, words: np.uint64) -> np.uint64:
+    """The entry behind this one."""
+    at += _ENTRY
+    if at % _LINE == _AWAY:
+        at += _ONE
+    return at if at < words else np.uint64(0)
+
+
+@kernel
 def _close_gap(entries: NDArray[np.uint32], gap: np.uint64) -> None:
-    capacity = np.uint64(entries.size // 3)
+    words = np.uint64(entries.size)
     at = gap
     while True:
-        at += np.uint64(1)
-        if at == capacity:
-            at = np.uint64(0)
-        base = at * np.uint64(3)
-        if entries[base + np.uint64(2)] == _EMPTY:
+        at = _next(at, words)
+        if entries[at + _HANDLE] == _EMPTY:
             break
-        home = _place(entries[base], entries[base + np.uint64(1)], capacity)
-        # The entry may move into the gap unless its own place lies after the gap, going round.
+        home = _home(_id_at(entries, at), words)
+        # The entry may move into the gap unless its own home lies after the gap, going round.
         stays = (gap < home <= at) if gap < at else (gap < home or home <= at)
         if not stays:
-            target = gap * np.uint64(3)
-            for word in range(np.uint64(3)):
-                entries[target + np.uint64(word)] = entries[base + np.uint64(word)]
+            for word in range(_ENTRY):
+                entries[gap + word] = entries[at + word]
             gap = at
-    entries[gap * np.uint64(3) + np.uint64(2)] = _EMPTY
+    entries[gap + _HANDLE] = _EMPTY
+    entries[gap // _LINE * _LINE + _AWAY] = _EMPTY  # a line with an empty entry has nobody away
 
 
 @kernel
 def _erase(entries: NDArray[np.uint32], ids: NDArray[np.uint64]) -> int:
-    capacity = np.uint64(entries.size // 3)
+    words = np.uint64(entries.size)
     removed = 0
-    for k in range(ids.size):
-        low = np.uint32(ids[k])
-        high = np.uint32(ids[k] >> np.uint64(32))
-        at = _place(low, high, capacity)
-        while True:
-            base = at * np.uint64(3)
-            if entries[base + np.uint64(2)] == _EMPTY:
-                break
-            if entries[base] == low and entries[base + np.uint64(1)] == high:
-                _close_gap(entries, at)
-                removed += 1
-                break
-            at += np.uint64(1)
-            if at == capacity:
-                at = np.uint64(0)
+    for k in range(np.uint64(ids.size)):
+        at = _position(entries, _home(ids[k], words), ids[k])
+        if entries[at + _HANDLE] != _EMPTY:
+            _close_gap(entries, at)
+            removed += 1
     return removed
 
 
 @kernel
 def _rehash(old: NDArray[np.uint32], new: NDArray[np.uint32]) -> None:
-    capacity = np.uint64(new.size // 3)
-    for position in range(old.size // 3):
-        base = np.uint64(position * 3)
-        if old[base + np.uint64(2)] == _EMPTY:
-            continue
-        at = _place(old[base], old[base + np.uint64(1)], capacity)
-        while new[at * np.uint64(3) + np.uint64(2)] != _EMPTY:
-            at += np.uint64(1)
-            if at == capacity:
-                at = np.uint64(0)
-        for word in range(np.uint64(3)):
-            new[at * np.uint64(3) + np.uint64(word)] = old[base + np.uint64(word)]
+    words = np.uint64(new.size)
+    for line in range(np.uint64(0), np.uint64(old.size), _LINE):
+        for base in range(line, line + _AWAY, _ENTRY):
+            word = old[base + _HANDLE]
+            if word == _EMPTY:
+                continue
+            feature_id = _id_at(old, np.uint64(base))
+            home = _home_and_bit(feature_id, words)
+            at = home // _BITS
+            while new[at + _HANDLE] != _EMPTY:
+                at = _next(at, words)
+            _write(new, at, home, feature_id, word)
 
 
-def _empty_entries(capacity: int) -> NDArray[np.uint32]:
-    return np.zeros(capacity * 3, np.uint32)
+def _most(lines: int) -> int:
+    """Ids that so many lines hold."""
+    return int(lines * ENTRIES_A_LINE * _MAX_LOAD)
+
+
+def _lines_for(length: int) -> int:
+    """Lines that hold so many ids."""
+    return int(length / (ENTRIES_A_LINE * _MAX_LOAD)) + 1
 
 
 class HashIndex:
@@ -174,7 +218,7 @@ class HashIndex:
     """
 
     def __init__(self, expected: int = 0) -> None:
-        self._entries = _empty_entries(max(_SMALLEST_CAPACITY, int(expected / _MAX_LOAD) + 1))
+        self._entries = zeros_on_lines(max(_SMALLEST_LINES, _lines_for(expected)) * LINE_WORDS, np.uint32)
         self._length = 0
 
     def __len__(self) -> int:
@@ -188,17 +232,17 @@ class HashIndex:
     @property
     def room(self) -> int:
         """How many new ids go in before it grows."""
-        return max(0, int(self._entries.size // 3 * _MAX_LOAD) - self._length)
+        return max(0, _most(self._lines) - self._length)
 
     def bytes_after(self, added: int) -> int:
         """Bytes this index will have once `added` new ids are in it; while it grows, old and new entries both exist."""
-        return self._capacity_for(self._length + added) * _ENTRY_BYTES
+        return self._lines_after(self._length + added) * _LINE_BYTES
 
     def reserve(self, length: int) -> None:
         """Makes room for `length` ids in all, and no more than that; never shrinks."""
-        capacity = int(length / _MAX_LOAD) + 1
-        if capacity > self._entries.size // 3:
-            self._resize(capacity)
+        lines = _lines_for(length)
+        if lines > self._lines:
+            self._resize(lines)
 
     def find(self, ids: NDArray[np.uint64]) -> NDArray[np.uint32]:
         """Handles (n,) u32 of `ids` (n,) u64, ABSENT where an id is not in the index."""
@@ -212,9 +256,9 @@ class HashIndex:
 
     def insert(self, ids: NDArray[np.uint64], handles: NDArray[np.uint32]) -> int:
         """Sets each of `ids` (n,) u64 to its handle (n,) u32, never ABSENT; answers how many ids were new."""
-        capacity = self._capacity_for(self._length + ids.size)
-        if capacity * 3 != self._entries.size:
-            self._resize(capacity)
+        lines = self._lines_after(self._length + ids.size)
+        if lines != self._lines:
+            self._resize(lines)
         added = int(_insert(self._entries, kernel_array(ids), handles))
         self._length += added
         return added
@@ -231,18 +275,23 @@ class HashIndex:
 
     def items(self) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
         """All (ids, handles), in the order of the entries."""
-        entries = self._entries.reshape(-1, 3)
+        lines = self._entries.reshape(-1, LINE_WORDS)
+        entries = lines[:, : ENTRIES_A_LINE * ENTRY_WORDS].reshape(-1, ENTRY_WORDS)
         taken = entries[entries[:, 2] != _EMPTY]
-        ids = taken[:, 0].astype(np.uint64) | (taken[:, 1].astype(np.uint64) << np.uint64(32))
+        ids = taken[:, 0].astype(np.uint64) | (taken[:, 1].astype(np.uint64) << _HALF)
         return ids, taken[:, 2] ^ ABSENT
 
-    def _capacity_for(self, length: int) -> int:
-        capacity = self._entries.size // 3
-        while length > int(capacity * _MAX_LOAD):
-            capacity = int(capacity * _GROWTH)
-        return capacity
+    @property
+    def _lines(self) -> int:
+        return self._entries.size // LINE_WORDS
 
-    def _resize(self, capacity: int) -> None:
-        entries = _empty_entries(capacity)
+    def _lines_after(self, length: int) -> int:
+        lines = self._lines
+        while length > _most(lines):
+            lines = int(lines * _GROWTH)
+        return lines
+
+    def _resize(self, lines: int) -> None:
+        entries = zeros_on_lines(lines * LINE_WORDS, np.uint32)
         _rehash(self._entries, entries)
         self._entries = entries

@@ -4,6 +4,7 @@ Knows bags and rows, not threads; a share is the lookups whose rows lie in certa
 may be trained at the same time without ever touching the same row. Lookups are brought together by slab, and rows are
 trained slab after slab. A batch of a million lookups has few bags: what a bag's gradient counts for each of its
 members and its sum of squares are worked out once, and most rows, those with a single lookup, step by it where it lies.
+Memory is the limit, so it is kept busy: with every row that is listed or trained a later one begins to be loaded.
 
 Invariant: the result is that of one pass over all lookups, a row's gradients summed in their order; a handle belongs
 to one slot.
@@ -12,11 +13,12 @@ to one slot.
 import numpy as np
 from numpy.typing import NDArray
 
-from embedding_table.handle_sort import handle_of, key_of, low_half, sort_by_slab
+from embedding_table.handle_sort import bag_of, group_by_slab, handle_of
 from embedding_table.hash_index import ABSENT
 from embedding_table.machine_words import (
     add_row,
     add_scaled_row,
+    add_scaled_row_noting_products,
     copy_row,
     fill_row,
     prefetch,
@@ -25,41 +27,44 @@ from embedding_table.machine_words import (
 )
 from embedding_table.row_adagrad import POOL_MEAN, adagrad_step, note_training
 from embedding_table.row_layout import ACCUMULATOR, TableViews, row_of, slab_of, state_offset, value_offset
-from embedding_table.row_steps import step_rows, step_rows_noting_products
 from embedding_table.update_scratch import ROWS_AT_ONCE, ShareScratch, UpdateScratch
 from model_contract.compiled import lean_fast_kernel, lean_kernel
 
 __all__ = ["update_share"]
 
 _ONE = np.uint64(1)
-_LOOKUPS_AHEAD = np.uint64(64)
+_LOOKUPS_AHEAD = np.uint64(64)  # at least so many are on their way
+_LISTED_FEW, _TRAINED_MOST = np.uint64(3), np.uint64(3)  # one lookup in four fetches a row, and three rows in four
 _ROWS_AT_ONCE = np.uint64(ROWS_AT_ONCE)
-_SPREAD, _HALF_BITS = np.uint64(0x9E3779B1), np.uint64(32)
-_LOW = np.uint64(0xFFFFFFFF)
+_ROW_COST = np.uint64(64)  # of a lookup whatever its row's width, in columns
 
 
 @lean_kernel
-def _share_of(slab: np.uint64, shares: np.uint64) -> np.uint64:
-    """Which of the shares a slab belongs to: two products where a remainder would need a division."""
-    return np.uint64((slab * _SPREAD & _LOW) * shares >> _HALF_BITS)
+def _slot_cost(
+    views: TableViews, handles: NDArray[np.uint32], offsets: NDArray[np.int64], bags: tuple[int, int, int]
+) -> np.uint64:
+    """About what a slot's lookups take: by their number and the width of the first one's row."""
+    lookups = columns = np.uint64(0)
+    for bag in range(bags[0], bags[1], bags[2]):
+        begin, end = np.uint64(offsets[bag]), np.uint64(offsets[bag + 1])
+        if columns == 0 and begin < end and handles[begin] != ABSENT:
+            columns = np.uint64(views.slab_width[slab_of(handles[begin])])
+        lookups += end - begin
+    return lookups * (columns + _ROW_COST)
 
 
 @lean_kernel
-def _list_share(
-    handles: NDArray[np.uint32],
+def _note_bags(
     offsets: NDArray[np.int64],
     bags: tuple[int, int, int],
     lo_bag: int,
     mean: bool,
     grad: NDArray[np.float32],
     dim: np.uint64,
-    part: np.uint64,
-    parts: np.uint64,
     scratch: ShareScratch,
-) -> np.uint64:
-    """Lists the lookups of one slot, `bags` is its range, whose rows lie in this part's slabs; answers how many."""
-    keys, gradients = scratch.key, scratch.bag_gradient
-    count = np.uint64(0)
+) -> None:
+    """Works out what each bag of a slot, `bags` is its range, counts for each member; an empty one has no number."""
+    gradients = scratch.gradient
     number = np.uint64(0)
     for bag in range(bags[0], bags[1], bags[2]):
         begin, end = np.uint64(offsets[bag]), np.uint64(offsets[bag + 1])
@@ -72,24 +77,21 @@ def _list_share(
         else:
             copy_row(gradients, place, grad, at, dim)
         scratch.bag_square[number] = sum_of_squares(gradients, place, dim)
-        for lookup in range(begin, end):
-            handle = handles[lookup]
-            keys[count] = key_of(handle, number)
-            count += np.uint64(handle != ABSENT and _share_of(slab_of(handle), parts) == part)
         number += _ONE
-    return count
 
 
 @lean_kernel
-def _add_columns(
-    total: NDArray[np.float32],
-    at: np.uint64,
-    gradients: NDArray[np.float32],
-    start: np.uint64,
-    columns: NDArray[np.uint16],
-) -> None:
+def _add_columns(gradients: NDArray[np.float32], at: np.uint64, start: np.uint64, columns: NDArray[np.uint16]) -> None:
     for place in range(np.uint64(columns.size)):
-        total[at + place] += gradients[start + np.uint64(columns[place])]
+        gradients[at + place] += gradients[start + np.uint64(columns[place])]
+
+
+@lean_kernel
+def _fetch(views: TableViews, key: np.uint64, width: np.uint64) -> None:
+    """Begins to load a row, as wide as those in hand: what that gets wrong costs time alone."""
+    handle = handle_of(key)
+    prefetch_row(views.values, value_offset(handle, width), width)
+    prefetch(views.words, state_offset(handle, np.uint64(views.state_words)) + ACCUMULATOR)
 
 
 @lean_kernel
@@ -98,59 +100,73 @@ def _list_rows(
     keys: NDArray[np.uint64],
     begin: np.uint64,
     lookups: np.uint64,
+    fetched: np.uint64,
+    listed: np.uint32,
     dim: np.uint64,
     scratch: ShareScratch,
-) -> tuple[np.uint64, np.uint64]:
+) -> tuple[np.uint64, np.uint64, np.uint64]:
     """Numbers the rows of whole slabs of one block, from lookup `begin` on, and sums gradients of those that need it.
 
+    Args:
+        views: of the table.
+        keys: of the share's lookups.
+        begin: the first to list.
+        lookups: how many there are.
+        fetched: the first whose row is not on its way yet.
+        listed: how many rows were listed before, and one.
+        dim: D.
+        scratch: of the share.
+
     Returns:
-        how many rows, and the lookup behind their last.
+        how many rows, the lookup behind their last, and `fetched` by then.
     """
-    values, words, state_words = views.values, views.words, np.uint64(views.state_words)
-    listed, counts, row_bags, totals = scratch.row, scratch.lookups, scratch.bag, scratch.sum
-    gradients, place_row = scratch.bag_gradient, scratch.place_row
+    row_keys, counts, gradients, place_row = scratch.row_key, scratch.lookups, scratch.gradient, scratch.place_row
+    sums = np.uint64(scratch.bag_square.size) * dim
     slab = slab_of(handle_of(keys[begin]))
     block = np.uint64(views.slab_block[slab])
     width = np.uint64(views.slab_width[slab])
     columns = views.block_columns[block][:width]
     rows = np.uint64(0)
+    of_slab = listed  # rows of this slab are numbered from here on
     for lookup in range(begin, lookups):
-        if lookup + _LOOKUPS_AHEAD < lookups:
-            ahead = handle_of(keys[lookup + _LOOKUPS_AHEAD])
-            width_ahead = np.uint64(views.slab_width[slab_of(ahead)])
-            prefetch_row(values, value_offset(ahead, width_ahead), width_ahead)
-            prefetch(words, state_offset(ahead, state_words) + ACCUMULATOR)
-        handle = handle_of(keys[lookup])
+        if fetched < lookups and (fetched <= lookup + _LOOKUPS_AHEAD or (lookup & _LISTED_FEW) == 0):
+            _fetch(views, keys[fetched], width)
+            fetched += _ONE
+        key = keys[lookup]
+        handle = handle_of(key)
         if slab_of(handle) != slab:
             slab = slab_of(handle)
+            of_slab = np.uint32(listed + rows)
             if rows >= _ROWS_AT_ONCE or np.uint64(views.slab_block[slab]) != block:
-                return rows, np.uint64(lookup)
-        bag = low_half(keys[lookup])
-        place = row_of(handle)
-        number = np.uint64(place_row[place])
-        if number < rows and listed[number] == handle:
+                return rows, np.uint64(lookup), fetched
+        known = place_row[row_of(handle)]
+        if known >= of_slab:
+            number = np.uint64(known - listed)
+            total = sums + number * dim
             if width != dim:
-                _add_columns(totals, number * dim, gradients, bag * dim, columns)
+                _add_columns(gradients, total, bag_of(key) * dim, columns)
             else:
                 if counts[number] == 1:
-                    copy_row(totals, number * dim, gradients, np.uint64(row_bags[number]) * dim, dim)
-                add_row(totals, number * dim, gradients, bag * dim, dim)
+                    copy_row(gradients, total, gradients, bag_of(row_keys[number]) * dim, dim)
+                add_row(gradients, total, gradients, bag_of(key) * dim, dim)
             counts[number] += 1
             continue
-        place_row[place] = rows
-        listed[rows] = handle
+        place_row[row_of(handle)] = listed + rows
+        row_keys[rows] = key
         counts[rows] = 1
-        row_bags[rows] = bag
         if width != dim:
-            fill_row(totals, rows * dim, width, np.float32(0))
-            _add_columns(totals, rows * dim, gradients, bag * dim, columns)
+            fill_row(gradients, sums + rows * dim, width, np.float32(0))
+            _add_columns(gradients, sums + rows * dim, bag_of(key) * dim, columns)
         rows += _ONE
-    return rows, lookups
+    return rows, lookups, fetched
 
 
 @lean_fast_kernel
 def _train_listed(
     views: TableViews,
+    keys: NDArray[np.uint64],
+    lookups: np.uint64,
+    fetched: np.uint64,
     dim: np.uint64,
     rate: np.float32,
     tiny: np.float32,
@@ -161,45 +177,45 @@ def _train_listed(
     scratch: UpdateScratch,
     dirty: NDArray[np.uint32],
     dirty_length: int,
-) -> int:
-    """Trains the rows that `_list_rows` numbered; appends newly marked ones to `dirty`, answers its new length."""
+) -> tuple[int, np.uint64]:
+    """Trains the rows that `_list_rows` numbered; appends newly marked ones to `dirty`.
+
+    Returns:
+        its new length, and the first lookup whose row is not on its way yet.
+    """
     values, words, state_words = views.values, views.words, np.uint64(views.state_words)
-    share = scratch.share
-    starts, origins, steps = share.start, share.origin, share.step
-    slab = slab_of(share.row[0])
+    row_keys, counts, gradients = scratch.share.row_key, scratch.share.lookups, scratch.share.gradient
+    bag_square, sums = scratch.share.bag_square, np.uint64(scratch.share.bag_square.size) * dim
+    slab = slab_of(handle_of(row_keys[0]))
     width, block = np.uint64(views.slab_width[slab]), np.uint64(views.slab_block[slab])
-    single, several = np.uint64(0), rows  # places of rows with a single lookup go up, of others down
+    products, squares_of_products = scratch.products, scratch.squares
+    salient = products.size > 0 and views.saliency.first.size > 0
     for number in range(rows):
-        handle = share.row[number]
-        if width == dim and share.lookups[number] == 1:
-            bag = np.uint64(share.bag[number])
-            place, origin, squares = single, bag * dim, share.bag_square[bag]
-            single += _ONE
+        if fetched < lookups and (number & _TRAINED_MOST) != 0:
+            _fetch(views, keys[fetched], width)
+            fetched += _ONE
+        handle = handle_of(row_keys[number])
+        if width == dim and counts[number] == 1:
+            bag = bag_of(row_keys[number])
+            origin, squares = bag * dim, bag_square[bag]
         else:
-            several -= _ONE
-            place, origin = several, number * dim
-            squares = sum_of_squares(share.sum, origin, width)
-        state = state_offset(handle, state_words)
+            origin = sums + number * dim
+            squares = sum_of_squares(gradients, origin, width)
+        state, start = state_offset(handle, state_words), value_offset(handle, width)
         before = values[state + ACCUMULATOR]
         accumulator, step = adagrad_step(left * before, squares, width, rate, tiny, reference_width)
-        starts[place], origins[place], steps[place] = value_offset(handle, width), origin, -step
         dirty_length = note_training(
-            values, words, state, handle, accumulator, share.lookups[number], now_s, dirty, dirty_length
+            values, words, state, handle, accumulator, counts[number], now_s, dirty, dirty_length
         )
-    gradients, totals = share.bag_gradient, share.sum
-    if scratch.products.size > 0 and views.saliency.first.size > 0:
-        products, squares_sum, at = scratch.products, scratch.squares, block * dim
+        if salient:
+            add_scaled_row_noting_products(
+                values, start, gradients, origin, width, -step, products, squares_of_products, block * dim
+            )
+        else:
+            add_scaled_row(values, start, gradients, origin, width, -step)
+    if salient:
         scratch.block_rows[block] += np.uint32(rows)
-        step_rows_noting_products(
-            values, starts, gradients, origins, steps, np.uint64(0), single, width, products, squares_sum, at
-        )
-        step_rows_noting_products(
-            values, starts, totals, origins, steps, single, rows, width, products, squares_sum, at
-        )
-    else:
-        step_rows(values, starts, gradients, origins, steps, np.uint64(0), single, width)
-        step_rows(values, starts, totals, origins, steps, single, rows, width)
-    return dirty_length
+    return dirty_length, fetched
 
 
 @lean_fast_kernel
@@ -246,16 +262,40 @@ def update_share(
         dirty_length: handles in it already.
     """
     slots, share = pooling.size, scratch.share
+    work = np.uint64(0)
     for slot in range(slots):
-        first_bag = lo_bag + (slot - lo_bag) % slots
-        mean = pooling[slot] == POOL_MEAN
-        bags = (first_bag, hi_bag, slots)
-        lookups = _list_share(handles, offsets, bags, lo_bag, mean, grad, dim, np.uint64(part), np.uint64(parts), share)
-        keys = sort_by_slab(share.key, share.other_key, lookups, share.slab_count)
-        begin = np.uint64(0)
+        work += _slot_cost(views, handles, offsets, (lo_bag + (slot - lo_bag) % slots, hi_bag, slots))
+    first, last = work * np.uint64(part) // np.uint64(parts), work * np.uint64(part + 1) // np.uint64(parts)
+    share.place_row[:] = 0
+    listed = np.uint32(1)
+    passed = np.uint64(0)
+    for slot in range(slots):
+        bags = (lo_bag + (slot - lo_bag) % slots, hi_bag, slots)
+        cost = _slot_cost(views, handles, offsets, bags)
+        own = max(first, passed) - passed, min(last, passed + cost) - min(passed, last), cost
+        passed += cost
+        if own[0] >= own[1]:
+            continue
+        _note_bags(offsets, bags, lo_bag, pooling[slot] == POOL_MEAN, grad, dim, share)
+        keys, lookups = group_by_slab(handles, offsets, bags, own, share.key, share.other_key, share.slab_count)
+        begin = fetched = np.uint64(0)
         while begin < lookups:
-            rows, begin = _list_rows(views, keys, begin, lookups, dim, share)
-            dirty_length = _train_listed(
-                views, dim, rate, tiny, left, reference_width, now_s, rows, scratch, dirty, dirty_length
+            rows, begin, fetched = _list_rows(views, keys, begin, lookups, fetched, listed, dim, share)
+            dirty_length, fetched = _train_listed(
+                views,
+                keys,
+                lookups,
+                fetched,
+                dim,
+                rate,
+                tiny,
+                left,
+                reference_width,
+                now_s,
+                rows,
+                scratch,
+                dirty,
+                dirty_length,
             )
+            listed += np.uint32(rows)
     return dirty_length

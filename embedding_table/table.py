@@ -38,7 +38,7 @@ from embedding_table.row_statistics import row_statistics
 from embedding_table.row_transfer import check_rows, copy_blocks_out
 from embedding_table.saliency_sums import SaliencySums, carry_over, copy_sums, restore_sums
 from embedding_table.table_rows import BlockUse, LiveRows, RowsOfBlock, TableChanges, TableMemory
-from embedding_table.thread_parts import available_threads, in_parts
+from embedding_table.thread_parts import available_threads, in_parts, parts_of
 
 __all__ = ["ABSENT", "EmbeddingTable", "LiveRows", "RowsOfBlock", "SaliencySums", "TableChanges"]
 
@@ -173,13 +173,14 @@ class EmbeddingTable:
             if ids.size < _PARALLEL_IDS or self._threads == 1:
                 return self._index.find(ids)
             handles = np.empty(ids.size, np.uint32)
-            borders = np.linspace(0, ids.size, self._threads + 1).astype(np.int64)
+            parts = parts_of(ids.size, _PARALLEL_IDS, self._threads)
+            borders = np.linspace(0, ids.size, parts + 1).astype(np.int64)
 
             def find_part(part: int) -> None:
                 lo, hi = borders[part], borders[part + 1]
                 self._index.find_into(ids[lo:hi], handles[lo:hi])
 
-            in_parts(find_part, self._threads)
+            in_parts(find_part, parts, self._threads)
             return handles
 
     def insert(self, ids: Ids, slots: NDArray[np.int32], now_s: int) -> Handles:

@@ -71,6 +71,7 @@ def lean_kernel(function: F) -> F:
     numba counts a reference to every array at the start and end of each kernel, inlined ones too, in atomic
     instructions on a word that all threads share, and drops a pair of these only where no branch lies between. Called
     once a row that costs more than the row itself. What is handed in is held by the caller; slices of it may be taken.
+    Who answers with an array may be called by another of these alone: it is no new reference.
     """
     return cast("F", numba.njit(nogil=True, cache=True, **_LEAN)(function))
 

@@ -7,7 +7,7 @@ parameters may be changed from outside between two.
 import numpy as np
 from numpy.typing import NDArray
 
-from embedding_table.thread_parts import in_parts
+from embedding_table.thread_parts import in_parts, parts_of
 from model_contract.dense_layout import DenseLayout
 from model_contract.dlrm_kernels import network_shape
 from model_contract.errors import SchemaError
@@ -23,6 +23,8 @@ __all__ = ["AmxDenseLearner", "pays_in_fp32"]
 _TERMS: dict[Precision, int] = {"bf16": 1, "fp32": 3}
 _TILED_PRODUCTS = 1 << 24
 """Samples times parameters of one micro-batch from which products in three terms beat fused multiply-adds."""
+_PACKED_AT_ONCE = 1 << 16
+"""Parameters that are worth a part of the packing of their own."""
 
 
 def pays_in_fp32(rows: int, layout: DenseLayout) -> bool:
@@ -81,14 +83,16 @@ class AmxDenseLearner:
         parts, shape, places, flat = self.parts, self.shape, self.places, self._state.parameters
         rows = np.linspace(0, labels.shape[0], parts + 1).astype(np.int64)
 
-        def pack(part: int) -> None:
-            pack_weights(shape, places, flat, self.packed, part, parts)
+        pieces = parts_of(flat.size, _PACKED_AT_ONCE, parts) if parts > 1 else 1
+
+        def pack(piece: int) -> None:
+            pack_weights(shape, places, flat, self.packed, piece, pieces)
 
         def differentiate(part: int) -> None:
             here = slice(rows[part], rows[part + 1])
             given = emb[here], emb_grad[here], dense[here], labels[here], weights[here], logits[here]
             amx_gradients(shape, places, flat, self.packed, self.spaces[part], *given)
 
-        in_parts(pack, parts)
-        in_parts(differentiate, parts)
+        in_parts(pack, pieces, parts)
+        in_parts(differentiate, parts, parts)
         learn_from(shape, self._state, self._recipe, [space.grad for space in self.spaces])

@@ -9,7 +9,7 @@ Invariant: a factor's place depends on its sizes alone, so one piece of memory s
 nothing is allocated. `multiply` runs between `amx_code.configure_tiles` and `release_tiles`.
 """
 
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,6 @@ __all__ = [
     "NOTHING",
     "STOP_SILENT",
     "Ending",
-    "aligned_empty",
     "blocks",
     "multiply",
     "pack_left",
@@ -51,17 +50,6 @@ _ONE, _BLOCK, _TILE = np.uint64(1), np.uint64(BLOCK), np.uint64(TILE)
 _HALF = _BLOCK >> _ONE
 _PAIR = _TILE << _ONE  # both tiles of a panel for 32 of the summed dimension, in one term
 _GROUP_STEPS = np.uint64(768)  # of the left factor's panels: 1.5 MiB that stay in the cache while the right one passes
-_LINE_BYTES = 64
-
-Number = TypeVar("Number", np.float32, np.uint16)
-
-
-def aligned_empty(size: int, dtype: type[Number]) -> NDArray[Number]:
-    """An uninitialised vector that starts on a cache line: a tile's rows are lines then."""
-    width = np.dtype(dtype).itemsize
-    whole = np.empty(size * width + _LINE_BYTES, np.uint8)
-    start = -whole.ctypes.data % _LINE_BYTES
-    return whole[start : start + size * width].view(dtype)
 
 
 @kernel

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding_table.kernel_arrays import empty_on_lines
 from model_contract.dlrm_kernels import INPUTS, OUTPUTS, NetworkShape
-from stream_trainer.amx_products import BLOCK_FLOATS, aligned_empty, packed_size
+from stream_trainer.amx_products import BLOCK_FLOATS, packed_size
 
 __all__ = [
     "GROUP_ROWS",
@@ -102,7 +103,7 @@ def packed_places(shape: NetworkShape, rows: int, terms: int) -> PackedPlaces:
 
 def new_packed_weights(places: PackedPlaces) -> PackedWeights:
     """Memory for them."""
-    forward, backward = (aligned_empty(int(starts[-1]), np.uint16) for starts in (places.forward, places.backward))
+    forward, backward = (empty_on_lines(int(starts[-1]), np.uint16) for starts in (places.forward, places.backward))
     return PackedWeights(forward, backward)
 
 
@@ -111,12 +112,12 @@ def new_amx_space(shape: NetworkShape, places: PackedPlaces, size: int, rows: in
     group = min(rows, GROUP_ROWS)
     widest = max((width for layer in _hidden_widths(shape) for width in layer), default=0)
     return AmxSpace(
-        work=aligned_empty(group * int(shape.starts[-1]), np.float32),
-        work_grad=aligned_empty(group * int(shape.starts[-1]), np.float32),
+        work=empty_on_lines(group * int(shape.starts[-1]), np.float32),
+        work_grad=empty_on_lines(group * int(shape.starts[-1]), np.float32),
         logit_grad=np.empty(group, np.float32),
-        left=aligned_empty(packed_size(group, widest, int(places.terms)), np.uint16),
-        inputs=aligned_empty(int(places.inputs[-1]), np.uint16),
-        slopes=aligned_empty(int(places.slopes[-1]), np.uint16),
-        block=aligned_empty(BLOCK_FLOATS, np.float32),
+        left=empty_on_lines(packed_size(group, widest, int(places.terms)), np.uint16),
+        inputs=empty_on_lines(int(places.inputs[-1]), np.uint16),
+        slopes=empty_on_lines(int(places.slopes[-1]), np.uint16),
+        block=empty_on_lines(BLOCK_FLOATS, np.float32),
         grad=np.empty(size, np.float32),
     )

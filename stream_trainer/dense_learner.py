@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from embedding_table.thread_parts import available_threads, in_parts
+from embedding_table.thread_parts import available_threads, in_parts, parts_of
 from model_contract.compiled import kernel
 from model_contract.dlrm_kernels import NetworkShape, forward, network_shape
 from stream_trainer.alignment_backward import follow_statistics
@@ -26,6 +26,8 @@ __all__ = ["DenseLearner", "DenseSide", "DenseSpace", "gradients", "learn_from",
 
 _WIDE_PRODUCTS = 1 << 27
 """Samples times parameters of one micro-batch from which sharing it among cores pays."""
+_LEARNED_AT_ONCE = 1 << 16
+"""Parameters that are worth a part of the optimizer's work of their own."""
 
 
 class DenseSpace(NamedTuple):
@@ -90,17 +92,18 @@ def parts_of_batch(rows: int, size: int, threads: int | None) -> int:
 
 def learn_from(shape: NetworkShape, state: DenseState, recipe: Recipe, grads: Sequence[NDArray[np.float32]]) -> None:
     """One step of everything dense on the sum of the parts' gradients, each f32 (P,); the first is overwritten."""
-    parts, learned = len(grads), state.layout.learned
-    places = np.linspace(0, learned, parts + 1).astype(np.int64)
+    threads, learned = len(grads), state.layout.learned
+    pieces = parts_of(learned, _LEARNED_AT_ONCE, threads) if threads > 1 else 1
+    places = np.linspace(0, learned, pieces + 1).astype(np.int64)
 
-    def learn(part: int) -> None:
-        place = slice(places[part], places[part + 1])
+    def learn(piece: int) -> None:
+        place = slice(places[piece], places[piece + 1])
         grad = grads[0][place]
         for other in grads[1:]:
             grad += other[place]
         adagrad(state.parameters[place], state.accumulators[place], grad, recipe.dense_rate, recipe.dense_eps)
 
-    in_parts(learn, parts)
+    in_parts(learn, pieces, threads)
     if state.layout.align:
         for other in grads[1:]:
             grads[0][learned:] += other[learned:]
@@ -188,5 +191,5 @@ class DenseLearner:
                 logits[here],
             )
 
-        in_parts(differentiate, parts)
+        in_parts(differentiate, parts, parts)
         learn_from(self.shape, self._state, self._recipe, [space.grad for space in self.spaces])

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedding_table.hash_index import ABSENT, BYTES_PER_ID, HashIndex
+from embedding_table.entry_search import ENTRIES_A_LINE, ENTRY_WORDS, LINE_WORDS
+from embedding_table.hash_index import ABSENT, BYTES_PER_ID, HashIndex, _home_and_bit
 
 _IDS = st.integers(1, 60) | st.integers(1, 2**64 - 1)  # few that meet often, and any at all
 _CALLS = st.lists(st.tuples(st.sampled_from(["insert", "erase"]), st.lists(_IDS, max_size=40)), max_size=30)
@@ -82,7 +83,7 @@ def test_reserve_makes_room_for_just_so_many() -> None:
     index = HashIndex()
     index.reserve(50_000)
     before = index.bytes_used
-    assert 0 <= index.room - 50_000 < 3
+    assert 0 <= index.room - 50_000 < 4  # a line holds 3.75
     index.insert(np.arange(1, 50_001, dtype=np.uint64), np.zeros(50_000, np.uint32))
     assert index.bytes_used == before
     index.reserve(10)
@@ -100,3 +101,68 @@ def test_replace_gives_known_ids_other_handles_and_never_grows() -> None:
     assert len(index) == ids.size
     np.testing.assert_array_equal(index.find(ids[::2]), ids[::2] + np.uint64(7))
     np.testing.assert_array_equal(index.find(ids[1::2]), np.arange(1, ids.size, 2))
+
+
+def assert_bits_of_those_away(index: HashIndex) -> None:
+    """Every id away from home has its bit there, and a line with an empty entry has no bit."""
+    words = index._entries
+    lines = words.reshape(-1, LINE_WORDS)
+    entries = lines[:, : ENTRIES_A_LINE * ENTRY_WORDS].reshape(-1, ENTRIES_A_LINE, ENTRY_WORDS)
+    full = (entries[:, :, 2] != 0).all(axis=1)
+    assert not lines[~full, -1].any()
+    needed = np.zeros(full.size, np.uint32)
+    for line, place in zip(*np.nonzero(entries[:, :, 2]), strict=True):
+        low, high, _ = entries[line, place].tolist()
+        home, bit = divmod(int(_home_and_bit(np.uint64(high << 32 | low), np.uint64(words.size))), 32)
+        if home != line * LINE_WORDS:
+            needed[home // LINE_WORDS] |= np.uint32(1 << bit)
+    assert needed.any()
+    assert not (needed & ~lines[:, -1]).any()
+
+
+def test_a_full_line_says_who_is_elsewhere() -> None:
+    rng = np.random.default_rng(0)
+    index = HashIndex()
+    ids = rng.integers(1, 2**64, 100 * index.room, dtype=np.uint64)
+    for _ in range(3):
+        index.insert(ids[: index.room], np.arange(index.room, dtype=np.uint32))
+        assert_bits_of_those_away(index)
+        held, _ = index.items()
+        index.erase(held[::2])
+        ids = ids[index.room :]
+        index.insert(ids[: index.room], np.arange(index.room, dtype=np.uint32))
+        assert_bits_of_those_away(index)
+    held, handles = index.items()
+    np.testing.assert_array_equal(index.find(held), handles)
+    assert (index.find(ids[index.room + held.size :]) == ABSENT).all()
+
+
+def test_a_search_that_goes_round_the_end() -> None:
+    index = HashIndex()
+    words = np.uint64(index._entries.size)
+    rng = np.random.default_rng(1)
+    last: list[int] = []
+    while len(last) < 12:  # more than two lines hold, all at home in the last one
+        feature_id = int(rng.integers(1, 2**64, dtype=np.uint64))
+        if int(_home_and_bit(np.uint64(feature_id), words)) // 32 == int(words) - LINE_WORDS:
+            last.append(feature_id)
+    ids = np.array(last, np.uint64)
+    index.insert(ids, np.arange(12, dtype=np.uint32))
+    np.testing.assert_array_equal(index.find(ids), np.arange(12))
+    assert index.erase(ids[:1]) == 1
+    np.testing.assert_array_equal(index.find(ids), [int(ABSENT), *range(1, 12)])
+    index.erase(ids[1:8])
+    np.testing.assert_array_equal(index.find(ids), [int(ABSENT)] * 8 + [8, 9, 10, 11])
+    assert not index._entries.reshape(-1, LINE_WORDS)[:, -1].any()  # the four are at home again
+
+
+@pytest.mark.parametrize("size", [1, 31, 32, 33, 255, 256, 257, 1000])
+def test_batches_of_any_size_in_any_order(size: int) -> None:
+    rng = np.random.default_rng(size)
+    index = HashIndex()
+    ids = np.unique(rng.integers(1, 2**64, 3 * size, dtype=np.uint64))
+    handles = rng.integers(0, 2**32 - 1, ids.size, dtype=np.uint32)
+    index.insert(ids, handles)
+    asked = rng.integers(0, ids.size, size)
+    np.testing.assert_array_equal(index.find(ids[asked]), handles[asked])
+    assert (index.find(ids[asked] ^ np.uint64(1 << 40)) == ABSENT).all()

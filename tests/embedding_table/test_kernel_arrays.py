@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 
-from embedding_table.kernel_arrays import kernel_array
+from embedding_table.kernel_arrays import empty_on_lines, kernel_array, zeros_on_lines
 
 
 def test_copies_only_what_kernels_cannot_take() -> None:
@@ -39,3 +40,15 @@ def test_the_table_takes_read_only_and_strided_arrays(twins: Callable) -> None:
     out.flags.writeable = False
     table.update(handles, offsets, pooling, out, 0.1, 1e-6, 2)
     assert [len(kernel.signatures) for kernel in (gather_bags, update_bags)] == compiled  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 1000, 1 << 20])
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32, np.uint64])
+def test_vectors_on_lines(size: int, dtype: type[np.generic]) -> None:
+    for make in (empty_on_lines, zeros_on_lines):
+        vector = make(size, dtype)
+        assert vector.dtype == dtype
+        assert vector.shape == (size,)
+        assert vector.ctypes.data % 64 == 0
+        assert vector.flags.writeable
+    assert not zeros_on_lines(size, dtype).any()

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from embedding_table.kernel_arrays import empty_on_lines
 from model_contract.compiled import kernel
 from stream_trainer.amx_code import configure_tiles, release_tiles
 from stream_trainer.amx_products import (
@@ -13,7 +14,6 @@ from stream_trainer.amx_products import (
     NOTHING,
     STOP_SILENT,
     Ending,
-    aligned_empty,
     blocks,
     multiply,
     pack_left,
@@ -147,7 +147,7 @@ def test_endings_are_done_to_every_block(m: int, n: int, terms: int) -> None:
 
 def test_memory_starts_on_a_cache_line() -> None:
     for size in (0, 1, 1000):
-        memory = aligned_empty(size, np.uint16)
+        memory = empty_on_lines(size, np.uint16)
         assert memory.shape == (size,)
         assert memory.dtype == np.uint16
         assert memory.ctypes.data % 64 == 0 or size == 0
