@@ -23,21 +23,23 @@ from embedding_table.kernel_arrays import kernel_array, zeros_on_lines
 from embedding_table.machine_words import prefetch
 from model_contract.compiled import kernel, lean_kernel
 
-__all__ = ["ABSENT", "BYTES_PER_ID", "HashIndex"]
+__all__ = ["ABSENT", "BYTES_PER_ID", "LINE_BYTES", "HashIndex"]
 
 ABSENT = np.uint32(0xFFFFFFFF)
 _EMPTY = np.uint32(0)
 _MAX_LOAD = 0.75
 _GROWTH = 1.5
 _SMALLEST_LINES = 204
-_LINE_BYTES = LINE_WORDS * 4
 _ONE, _HALF = np.uint64(1), np.uint64(32)
 _ENTRY, _LINE = np.uint64(ENTRY_WORDS), np.uint64(LINE_WORDS)
 _AWAY = np.uint64(ENTRIES_A_LINE * ENTRY_WORDS)  # the last word of a line
 _BITS, _LAST_BIT = np.uint64(32), np.uint64(31)
 _HANDLE = np.uint64(2)
 _AHEAD, _ROUND = np.uint64(32), np.uint64(256)
-BYTES_PER_ID = _LINE_BYTES / (ENTRIES_A_LINE * _MAX_LOAD)  # of an index that is as full as it may be
+LINE_BYTES = LINE_WORDS * 4
+"""By so many, or a multiple, an index grows."""
+BYTES_PER_ID = LINE_BYTES / (ENTRIES_A_LINE * _MAX_LOAD)
+"""Of an index that is as full as it may be."""
 
 
 @kernel
@@ -236,7 +238,7 @@ class HashIndex:
 
     def bytes_after(self, added: int) -> int:
         """Bytes this index will have once `added` new ids are in it; while it grows, old and new entries both exist."""
-        return self._lines_after(self._length + added) * _LINE_BYTES
+        return self._lines_after(self._length + added) * LINE_BYTES
 
     def reserve(self, length: int) -> None:
         """Makes room for `length` ids in all, and no more than that; never shrinks."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from embedding_table.block_generations import BlockGenerations
 from embedding_table.change_lists import ChangeLists
-from embedding_table.hash_index import BYTES_PER_ID, HashIndex
+from embedding_table.hash_index import BYTES_PER_ID, LINE_BYTES, HashIndex
 from embedding_table.row_arena import RowArena
 from embedding_table.table_rows import BlockUse, TableMemory
 
@@ -82,7 +82,7 @@ class RowBudget:
         )
         left = self.budget_bytes - self.bytes_used
         held = len(self._index)
-        affordable = held + self._index.room + int((left - 2 * BYTES_PER_ID) / BYTES_PER_ID)
+        affordable = held + self._index.room + int((left - LINE_BYTES) / BYTES_PER_ID)
         useful = held + sum(map(self._arena.free_rows, self._arena.blocks)) + int(left / (row_bytes + BYTES_PER_ID)) + 1
         goal = max(held + wanted, int(_INDEX_GROWTH * (held + self._index.room)))
         self._index.reserve(min(goal, affordable, useful))

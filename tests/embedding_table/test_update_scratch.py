@@ -22,14 +22,12 @@ def test_sizes(lookups: int, dim: int, floats: int) -> None:
 def test_room_for_a_slot_and_for_the_rows_of_a_slab_beyond_those_at_once(lookups: int) -> None:
     most = ROWS_AT_ONCE + SLAB_WORDS // TRAINED_STATE_WORDS
     share = new_scratch(lookups, 16, slot_bags=500).share
-    assert share.key.size == share.other_key.size == lookups
-    assert share.bag_square.size * 16 == share.bag_gradient.size == min(500, lookups) * 16
-    assert {array.size for array in (share.row, share.lookups, share.bag, share.start, share.origin, share.step)} == {
-        min(lookups, most)
-    }
-    assert share.sum.size == min(lookups, most) * 16
+    assert share.key.size == share.other_key.size == lookups + 1
+    assert share.bag_square.size == min(500, lookups)
+    assert share.row_key.size == share.lookups.size == min(lookups, most)
+    assert share.gradient.size == (share.bag_square.size + share.row_key.size) * 16
     assert share.place_row.size == 1 << ROW_BITS
-    assert share.sum.ctypes.data % 64 == share.bag_gradient.ctypes.data % 64 == 0
+    assert share.gradient.ctypes.data % 64 == 0
 
 
 def test_room_for_saliency_is_empty() -> None:
