@@ -8,8 +8,9 @@ output (no index, no pooling), `torch.nn.functional.embedding_bag`, and a plain 
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from model_contract.compiled import kernel
 
 _LR, _EPS = 1e-4, 1e-8
 _LOOKUPS = 26_000
+_SHUFFLED = 1 << 20  # ids in other orders
 
 
 def main() -> None:
@@ -41,10 +43,13 @@ def main() -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Bags:
-    """Lookups of one batch, with room for what they pool to."""
+    """Lookups of one batch, with room for what they pool to.
+
+    `asked` are its ids in other orders, again and again: a processor learns the branches of a batch that comes twice.
+    """
 
     table: EmbeddingTable
-    ids: NDArray[np.uint64]
+    asked: Iterator[NDArray[np.uint64]]
     handles: NDArray[np.uint32]
     offsets: NDArray[np.int64]
     pooling: NDArray[np.int8]
@@ -56,10 +61,12 @@ class _Bags:
         pooled = np.zeros((ids.size // a_bag // table.slots, table.slots, table.dim), np.float32)
         grad = np.random.default_rng(0).standard_normal(pooled.shape).astype(np.float32) * np.float32(1e-3)
         offsets = np.arange(0, ids.size + 1, a_bag)
-        return cls(table, ids, table.find(ids), offsets, np.zeros(table.slots, np.int8), pooled, grad)
+        shuffled = np.random.default_rng(1)
+        orders = [shuffled.permutation(ids) for _ in range(max(1, _SHUFFLED // ids.size))]
+        return cls(table, cycle(orders), table.find(ids), offsets, np.zeros(table.slots, np.int8), pooled, grad)
 
     def find(self) -> None:
-        self.table.find(self.ids)
+        self.table.find(next(self.asked))
 
     def gather(self) -> None:
         self.table.gather(self.handles, self.offsets, self.pooling, self.pooled)
