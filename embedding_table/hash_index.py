@@ -1,7 +1,7 @@
 """Feature id -> row handle: open addressing over one flat array, in batches.
 
 Knows nothing of rows, slots or budgets; a handle is 32 bits it hands back. An entry is three words of 32 bits (id low,
-id high, flipped handle) side by side; five of them share a cache line, and all five are compared at once, so that a
+id high, flipped handle); five of them share a cache line, kind by kind, and all five are compared at once, so that a
 lookup costs one line and next to no branch that cannot be foretold. A flipped handle of 0, which is ABSENT, marks an
 empty entry, so fresh zeroed memory is an empty index. The home of an id is line (top 32 bits of its mix * lines) >> 32:
 any number of lines will do, growth goes by half instead of doubling, and since homes keep the order of the mixes a
@@ -18,7 +18,7 @@ Calls must not overlap in time when one of them inserts or erases: the owner hol
 import numpy as np
 from numpy.typing import NDArray
 
-from embedding_table.entry_search import ENTRIES_A_LINE, ENTRY_WORDS, LINE_WORDS, entry_of
+from embedding_table.entry_search import ENTRIES_A_LINE, LINE_WORDS, entry_of
 from embedding_table.kernel_arrays import kernel_array, zeros_on_lines
 from embedding_table.machine_words import prefetch
 from model_contract.compiled import kernel, lean_kernel
@@ -31,10 +31,10 @@ _MAX_LOAD = 0.75
 _GROWTH = 1.5
 _SMALLEST_LINES = 204
 _ONE, _HALF = np.uint64(1), np.uint64(32)
-_ENTRY, _LINE = np.uint64(ENTRY_WORDS), np.uint64(LINE_WORDS)
-_AWAY = np.uint64(ENTRIES_A_LINE * ENTRY_WORDS)  # the last word of a line
+_LINE, _ENTRIES = np.uint64(LINE_WORDS), np.uint64(ENTRIES_A_LINE)
+_HIGH, _HANDLE = _ENTRIES, np.uint64(2) * _ENTRIES  # words of an entry behind its first
+_AWAY = np.uint64(LINE_WORDS - 1)  # the last word of a line
 _BITS, _LAST_BIT = np.uint64(32), np.uint64(31)
-_HANDLE = np.uint64(2)
 _AHEAD, _ROUND = np.uint64(32), np.uint64(256)
 LINE_BYTES = LINE_WORDS * 4
 """By so many, or a multiple, an index grows."""
@@ -59,7 +59,7 @@ def _home(feature_id: np.uint64, words: np.uint64) -> np.uint64:
 
 @kernel
 def _id_at(entries: NDArray[np.uint32], at: np.uint64) -> np.uint64:
-    return np.uint64(entries[at]) | np.uint64(entries[at + _ONE]) << _HALF
+    return np.uint64(entries[at]) | np.uint64(entries[at + _HIGH]) << _HALF
 
 
 @lean_kernel
@@ -105,7 +105,7 @@ def _find_all(
             home, bit = homes[k & ring] // _BITS, homes[k & ring] & _LAST_BIT
             entry = entry_of(entries, home, np.uint32(ids[k]), np.uint32(ids[k] >> _HALF))
             here = entry < _LINE
-            flipped = entries[home + min(entry + _HANDLE, _AWAY - _ONE)]
+            flipped = entries[home + min(entry + _HANDLE, _AWAY)]
             out[k] = (flipped if here else _EMPTY) ^ ABSENT
             if np.uint64(entries[home + _AWAY]) >> bit & np.uint64(not here):  # one branch, and a rare one
                 prefetch(entries, home + _LINE)
@@ -140,7 +140,7 @@ def _insert(entries: NDArray[np.uint32], ids: NDArray[np.uint64], handles: NDArr
 def _write(entries: NDArray[np.uint32], at: np.uint64, home: np.uint64, feature_id: np.uint64, word: np.uint32) -> None:
     """Writes an entry, and its bit where it is not at home."""
     entries[at] = np.uint32(feature_id)
-    entries[at + _ONE] = np.uint32(feature_id >> _HALF)
+    entries[at + _HIGH] = np.uint32(feature_id >> _HALF)
     entries[at + _HANDLE] = word
     if at // _LINE != home // _BITS // _LINE:
         entries[home // _BITS + _AWAY] |= np.uint32(_ONE << (home & _LAST_BIT))
@@ -149,9 +149,9 @@ def _write(entries: NDArray[np.uint32], at: np.uint64, home: np.uint64, feature_
 @kernel
 def _next(at: np.uint64, words: np.uint64) -> np.uint64:
     """The entry behind this one."""
-    at += _ENTRY
-    if at % _LINE == _AWAY:
-        at += _ONE
+    at += _ONE
+    if at % _LINE == _ENTRIES:
+        at += _LINE - _ENTRIES
     return at if at < words else np.uint64(0)
 
 
@@ -167,7 +167,7 @@ def _close_gap(entries: NDArray[np.uint32], gap: np.uint64) -> None:
         # The entry may move into the gap unless its own home lies after the gap, going round.
         stays = (gap < home <= at) if gap < at else (gap < home or home <= at)
         if not stays:
-            for word in range(_ENTRY):
+            for word in (np.uint64(0), _HIGH, _HANDLE):
                 entries[gap + word] = entries[at + word]
             gap = at
     entries[gap + _HANDLE] = _EMPTY
@@ -190,7 +190,7 @@ def _erase(entries: NDArray[np.uint32], ids: NDArray[np.uint64]) -> int:
 def _rehash(old: NDArray[np.uint32], new: NDArray[np.uint32]) -> None:
     words = np.uint64(new.size)
     for line in range(np.uint64(0), np.uint64(old.size), _LINE):
-        for base in range(line, line + _AWAY, _ENTRY):
+        for base in range(line, line + _ENTRIES):
             word = old[base + _HANDLE]
             if word == _EMPTY:
                 continue
@@ -278,10 +278,10 @@ class HashIndex:
     def items(self) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
         """All (ids, handles), in the order of the entries."""
         lines = self._entries.reshape(-1, LINE_WORDS)
-        entries = lines[:, : ENTRIES_A_LINE * ENTRY_WORDS].reshape(-1, ENTRY_WORDS)
-        taken = entries[entries[:, 2] != _EMPTY]
-        ids = taken[:, 0].astype(np.uint64) | (taken[:, 1].astype(np.uint64) << _HALF)
-        return ids, taken[:, 2] ^ ABSENT
+        low, high, flipped = (lines[:, k * ENTRIES_A_LINE : (k + 1) * ENTRIES_A_LINE] for k in range(3))
+        taken = flipped != _EMPTY
+        ids = low[taken].astype(np.uint64) | (high[taken].astype(np.uint64) << _HALF)
+        return ids, flipped[taken] ^ ABSENT
 
     @property
     def _lines(self) -> int:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedding_table.entry_search import ENTRIES_A_LINE, ENTRY_WORDS, LINE_WORDS, entry_of
+from embedding_table.entry_search import ENTRIES_A_LINE, LINE_WORDS, entry_of
 from model_contract.compiled import kernel
 
 
@@ -15,10 +15,10 @@ def _entry_of(entries: np.ndarray, line: np.uint64, low: np.uint32, high: np.uin
 
 
 def by_loop(line: list[int], low: int, high: int) -> int:
-    for place in range(0, ENTRIES_A_LINE * ENTRY_WORDS, ENTRY_WORDS):
-        held, handle = line[place : place + 2], line[place + 2]
-        if held == [low, high] or handle == 0:
-            return place
+    for entry in range(ENTRIES_A_LINE):
+        held_low, held_high, word = line[entry : 3 * ENTRIES_A_LINE : ENTRIES_A_LINE]
+        if (held_low, held_high) == (low, high) or word == 0:
+            return entry
     return LINE_WORDS
 
 
@@ -33,10 +33,10 @@ def test_finds_the_first_that_holds_the_id_or_is_empty(words: list[int], number:
     assert found == by_loop(words[start : start + LINE_WORDS], low, high)
 
 
-@pytest.mark.parametrize("place", range(ENTRIES_A_LINE))
-def test_an_id_across_two_entries_is_no_id(place: int) -> None:
+@pytest.mark.parametrize("entry", range(ENTRIES_A_LINE))
+def test_halves_of_two_entries_are_no_id(entry: int) -> None:
     line = np.full(LINE_WORDS, 9, np.uint32)
-    line[place * ENTRY_WORDS + 1 : place * ENTRY_WORDS + 3] = 5, 6
+    line[entry], line[ENTRIES_A_LINE + (entry + 1) % ENTRIES_A_LINE] = 5, 6
     assert _entry_of(line, np.uint64(0), np.uint32(5), np.uint32(6)) == LINE_WORDS
-    line[place * ENTRY_WORDS : place * ENTRY_WORDS + 2] = 5, 6
-    assert _entry_of(line, np.uint64(0), np.uint32(5), np.uint32(6)) == place * ENTRY_WORDS
+    line[ENTRIES_A_LINE + entry] = 6
+    assert _entry_of(line, np.uint64(0), np.uint32(5), np.uint32(6)) == entry

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedding_table.entry_search import ENTRIES_A_LINE, ENTRY_WORDS, LINE_WORDS
+from embedding_table.entry_search import ENTRIES_A_LINE, LINE_WORDS
 from embedding_table.hash_index import ABSENT, BYTES_PER_ID, HashIndex, _home_and_bit
 
 _IDS = st.integers(1, 60) | st.integers(1, 2**64 - 1)  # few that meet often, and any at all
@@ -107,12 +107,12 @@ def assert_bits_of_those_away(index: HashIndex) -> None:
     """Every id away from home has its bit there, and a line with an empty entry has no bit."""
     words = index._entries
     lines = words.reshape(-1, LINE_WORDS)
-    entries = lines[:, : ENTRIES_A_LINE * ENTRY_WORDS].reshape(-1, ENTRIES_A_LINE, ENTRY_WORDS)
-    full = (entries[:, :, 2] != 0).all(axis=1)
+    entries = lines[:, : 3 * ENTRIES_A_LINE].reshape(-1, 3, ENTRIES_A_LINE)
+    full = (entries[:, 2] != 0).all(axis=1)
     assert not lines[~full, -1].any()
     needed = np.zeros(full.size, np.uint32)
-    for line, place in zip(*np.nonzero(entries[:, :, 2]), strict=True):
-        low, high, _ = entries[line, place].tolist()
+    for line, place in zip(*np.nonzero(entries[:, 2]), strict=True):
+        low, high, _ = entries[line, :, place].tolist()
         home, bit = divmod(int(_home_and_bit(np.uint64(high << 32 | low), np.uint64(words.size))), 32)
         if home != line * LINE_WORDS:
             needed[home // LINE_WORDS] |= np.uint32(1 << bit)
