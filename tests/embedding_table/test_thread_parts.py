@@ -65,9 +65,10 @@ def test_nobody_waits_for_a_thread_that_has_not_begun(monkeypatch: pytest.Monkey
     released = threading.Event()
     with ThreadPoolExecutor(1) as busy:
         monkeypatch.setattr(thread_parts, "_executor", lambda: busy)
-        busy.submit(released.wait, 20)
+        other_work = busy.submit(released.wait, 20)
         names: list[str] = []
         in_parts(lambda _: names.append(threading.current_thread().name), 4, 2)
+        assert not other_work.done()
         released.set()
     assert names == [threading.current_thread().name] * 4
 
