@@ -34,7 +34,9 @@ __all__ = ["update_share"]
 
 _ONE = np.uint64(1)
 _LOOKUPS_AHEAD = np.uint64(64)  # at least so many are on their way
-_LISTED_FEW, _TRAINED_MOST = np.uint64(3), np.uint64(3)  # one lookup in four fetches a row, and three rows in four
+_IN_FOUR = np.uint64(
+    3
+)  # mask: of four lookups that are listed the first fetches a row, of four rows trained the others
 _ROWS_AT_ONCE = np.uint64(ROWS_AT_ONCE)
 _ROW_COST = np.uint64(64)  # of a lookup whatever its row's width, in columns
 
@@ -129,7 +131,7 @@ def _list_rows(
     rows = np.uint64(0)
     of_slab = listed  # rows of this slab are numbered from here on
     for lookup in range(begin, lookups):
-        if fetched < lookups and (fetched <= lookup + _LOOKUPS_AHEAD or (lookup & _LISTED_FEW) == 0):
+        if fetched < lookups and (fetched <= lookup + _LOOKUPS_AHEAD or (lookup & _IN_FOUR) == 0):
             _fetch(views, keys[fetched], width)
             fetched += _ONE
         key = keys[lookup]
@@ -191,7 +193,7 @@ def _train_listed(
     products, squares_of_products = scratch.products, scratch.squares
     salient = products.size > 0 and views.saliency.first.size > 0
     for number in range(rows):
-        if fetched < lookups and (number & _TRAINED_MOST) != 0:
+        if fetched < lookups and (number & _IN_FOUR) != 0:
             _fetch(views, keys[fetched], width)
             fetched += _ONE
         handle = handle_of(row_keys[number])
