@@ -102,7 +102,7 @@ class BagUpdater:
             free.append(scratch)
 
         in_parts(update_part, parts, self._threads)
-        for dirty, length in zip(self._dirty, lengths.tolist(), strict=False):
+        for dirty, length in zip(self._dirty[:parts], lengths.tolist(), strict=True):
             start = int(self._views.dirty_length[0])
             self._views.dirty[start : start + length] = dirty[:length]
             self._views.dirty_length[0] = start + length

@@ -34,9 +34,7 @@ __all__ = ["update_share"]
 
 _ONE = np.uint64(1)
 _LOOKUPS_AHEAD = np.uint64(64)  # at least so many are on their way
-_IN_FOUR = np.uint64(
-    3
-)  # mask: of four lookups that are listed the first fetches a row, of four rows trained the others
+_IN_FOUR = np.uint64(3)  # of four lookups that are listed the first fetches a row, of four rows trained the others
 _ROWS_AT_ONCE = np.uint64(ROWS_AT_ONCE)
 _ROW_COST = np.uint64(64)  # of a lookup whatever its row's width, in columns
 

@@ -25,7 +25,12 @@ def available_threads() -> int:
 
 
 def parts_of(size: int, unit: int, threads: int) -> int:
-    """Into how many parts to cut work of `size`: a few a thread where each is a `unit` at least, else one a thread."""
+    """Into how many parts to cut work of `size`: a few a thread where each is a `unit` at least, else one a thread.
+
+    A single thread gets all of it at once.
+    """
+    if threads == 1:
+        return 1
     return max(threads, min(_PARTS_A_THREAD * threads, size // unit))
 
 

@@ -83,7 +83,7 @@ class AmxDenseLearner:
         parts, shape, places, flat = self.parts, self.shape, self.places, self._state.parameters
         rows = np.linspace(0, labels.shape[0], parts + 1).astype(np.int64)
 
-        pieces = parts_of(flat.size, _PACKED_AT_ONCE, parts) if parts > 1 else 1
+        pieces = parts_of(flat.size, _PACKED_AT_ONCE, parts)
 
         def pack(piece: int) -> None:
             pack_weights(shape, places, flat, self.packed, piece, pieces)

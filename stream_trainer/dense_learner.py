@@ -93,7 +93,7 @@ def parts_of_batch(rows: int, size: int, threads: int | None) -> int:
 def learn_from(shape: NetworkShape, state: DenseState, recipe: Recipe, grads: Sequence[NDArray[np.float32]]) -> None:
     """One step of everything dense on the sum of the parts' gradients, each f32 (P,); the first is overwritten."""
     threads, learned = len(grads), state.layout.learned
-    pieces = parts_of(learned, _LEARNED_AT_ONCE, threads) if threads > 1 else 1
+    pieces = parts_of(learned, _LEARNED_AT_ONCE, threads)
     places = np.linspace(0, learned, pieces + 1).astype(np.int64)
 
     def learn(piece: int) -> None:

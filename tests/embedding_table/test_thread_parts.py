@@ -92,3 +92,4 @@ def test_parts_follow_the_size() -> None:
     assert parts_of(59, 10, 2) == 5
     assert parts_of(1000, 10, 2) == 8
     assert parts_of(1000, 10, 3) == 12
+    assert parts_of(1000, 10, 1) == 1
